@@ -1,0 +1,94 @@
+"""Files that are either whole or absent: atomic writes, content hashes, free space."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fovea.errors import FoveaError
+
+_BLOCK = 1 << 22
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
+
+    A process that is killed inside the block leaves `path` as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. NaN is refused: JSON has none."""
+    text = json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n"
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def read_json(path: str | Path, what: str = "JSON file") -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FoveaError: if the file is missing or is not JSON.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FoveaError(f"expected the {what} at {path}, found none; check the path or create it again")
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FoveaError(
+            f"{path} is not readable as JSON ({error}); delete it and create the {what} again"
+        ) from error
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def require_space(folder: str | Path, needed: int, what: str) -> None:
+    """Refuse to write `needed` bytes where they would leave less than 1 GB (or 2 %) of the disk free.
+
+    Raises:
+        FoveaError: names the size, the free space and the folder.
+    """
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    usage = shutil.disk_usage(existing)
+    reserve = min(1 << 30, usage.total // 50)
+    if needed + reserve > usage.free:
+        raise FoveaError(
+            f"{what} needs {human_size(needed)}, but {folder} has {human_size(usage.free)} free "
+            f"({human_size(reserve)} are kept in reserve); free some space or choose another folder"
+        )
+
+
+def human_size(count: int) -> str:
+    """Bytes for people: 1536 -> '1.5 KB'."""
+    size = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TB"
