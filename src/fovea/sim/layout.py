@@ -1,0 +1,90 @@
+"""Where an episode starts: an official initial state, or the same objects at positions drawn anew.
+
+In libero_object some targets never move between official states: a policy can memorise them. Drawn layouts
+cannot be memorised.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fovea.errors import FoveaError
+
+LAYOUTS = ("official", "drawn")
+DRAWN_SUITE = "libero_object"
+REGION = ((-0.23, -0.28), (0.17, 0.09))  # low and high corner of the floor region for objects, metres
+SPACING = 0.105  # least distance of two objects' centres, metres
+BASKET_CLEARANCE = 0.17  # least distance of an object's centre from the basket's, metres
+YAW = 0.3  # radians either way
+
+
+@dataclass(frozen=True)
+class EpisodeStart:
+    """How an episode starts; the same description starts it for collection and for evaluation.
+
+    Args:
+        suite: a suite's name; task_id: a task's number in it.
+        init_state: number of the official initial state.
+        layout: "official", or "drawn": positions and yaws drawn anew from `seed` (libero_object only).
+        target: type of the object to pick when it is not the task's own ("drawn" only), such as "ketchup".
+        seed: draws the layout, and the poses of fixtures, which an initial state does not hold.
+    """
+
+    suite: str
+    task_id: int
+    init_state: int
+    layout: str = "official"
+    target: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise FoveaError(f"layout is one of {', '.join(LAYOUTS)}, got {self.layout!r}")
+        if self.layout == "drawn" and self.suite != DRAWN_SUITE:
+            raise FoveaError(f"drawn layouts are defined for {DRAWN_SUITE}, got {self.suite}: use 'official'")
+        if self.target is not None and self.layout != "drawn":
+            raise FoveaError(f"a target of one's own ({self.target!r}) goes with layout='drawn' only")
+        if not 0 <= self.seed < 2**32:
+            raise FoveaError(f"seed is 0 to 2**32 - 1, got {self.seed}")
+
+    def asdict(self) -> dict[str, Any]:
+        """Plain values for JSON; `EpisodeStart(**d)` reads them back."""
+        return dataclasses.asdict(self)
+
+
+def draw_positions(names: list[str], basket: NDArray, seed: int) -> dict[str, tuple[NDArray, float]]:
+    """Positions (2,) in metres and yaw changes in radians for objects on libero_object's floor.
+
+    Uniform in the region, at least `SPACING` apart and `BASKET_CLEARANCE` from the basket, by rejection.
+    """
+    rng = np.random.default_rng(seed)
+    while True:
+        placed: list[NDArray] = []
+        for _ in range(400):
+            point = rng.uniform(*REGION)
+            if np.linalg.norm(point - basket) < BASKET_CLEARANCE:
+                continue
+            if all(np.linalg.norm(point - other) > SPACING for other in placed):
+                placed.append(point)
+            if len(placed) == len(names):
+                yaws = rng.uniform(-YAW, YAW, len(names))
+                return {n: (p, float(y)) for n, p, y in zip(names, placed, yaws, strict=True)}
+
+
+def turned(quaternion: NDArray, yaw: float) -> NDArray:
+    """A wxyz quaternion turned about the world's vertical axis."""
+    w, x, y, z = quaternion
+    c, s = np.cos(yaw / 2), np.sin(yaw / 2)
+    return np.array([c * w - s * z, c * x - s * y, c * y + s * x, c * z + s * w])
+
+
+def instruction_for(target: str, languages: Mapping[str, str]) -> str:
+    """LIBERO's own wording for picking an object type into the basket."""
+    name = f"pick_up_the_{target}_and_place_it_in_the_basket"
+    return languages.get(name, f"pick up the {target.replace('_', ' ')} and place it in the basket")
