@@ -34,8 +34,8 @@ class Encoder(nn.Module, ABC):
         max_words: M, the number of word positions `encode_text` returns, padding included.
         temperature: image-text temperature of the encoder's own training loss (the initial value of tau).
         tap: where patches are read. `attn_qk`: output of the last block's attention, projection included, no
-            residual, no MLP (X_attn, EF-VLA eq. 2); `attn_qq`: the same with query-query attention (ClearCLIP);
-            `out`: the ordinary output of the network.
+            residual, no MLP (X_attn, EF-VLA eq. 2); `attn_qq`: the same with query-query attention
+            (ClearCLIP); `out`: the ordinary output of the network.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def encode_image(self, images: Tensor) -> Tokens:
-        """Encode upright uint8 pictures (B, 3, H, W), RGB: L2-normalised patches at `tap`, values (B, N, D)."""
+        """Encode upright RGB uint8 pictures (B, 3, H, W): patches at `tap`, L2-normalised (B, N, D)."""
 
     @abstractmethod
     def encode_text(self, sentences: Sequence[str]) -> Tokens:
@@ -68,7 +68,10 @@ class Encoder(nn.Module, ABC):
 
     @cached_property
     def identity(self) -> str:
-        """sha256 over weights, tap and preprocessing: two encoders with one identity give the same features."""
+        """sha256 over weights, tap and preprocessing: encoders with one identity give the same features.
+
+        Non-obvious: computed once; an encoder whose weights change afterwards keeps the old identity.
+        """
         digest = hashlib.sha256(json.dumps([self.tap, self.describe()], sort_keys=True).encode())
         for key, value in sorted(self.state_dict().items()):
             digest.update(f"{key}:{value.dtype}:{tuple(value.shape)}".encode())

@@ -1,0 +1,46 @@
+"""Early fusion (EF-VLA, eq. 1): every word collects the patches it resembles.
+
+Shape letters: B batch, T time, C cameras, N patches, M words, D joint width, V width of the fused tokens.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fovea.fusion.base import Fusion
+from fovea.tokens import Tokens
+
+MAX_SCALE = 100.0  # CLIP's own cap on 1 / tau
+
+
+class EarlyFusion(Fusion):
+    """f_vl = softmax_over_patches(f_l f_v^T / tau) f_v, one tau a camera.
+
+    tau is parametrised as s = log(1 / tau), 1 / tau = exp(s) <= 100: it cannot reach zero. Exempt `log_scale`
+    from weight decay.
+    """
+
+    def __init__(
+        self, width: int, grid: tuple[int, int], cameras: int, *, temperature: float = 0.07, **options: Any
+    ) -> None:
+        super().__init__(width, grid, cameras, **options)
+        self.log_scale = nn.Parameter(torch.full((cameras,), math.log(1 / temperature)))
+
+    def forward(self, patches: Tensor, words: Tokens) -> Tokens:
+        """Patches (B, T, C, N, D), words (B, M, D) -> one token a word, (B, T, C, M, V)."""
+        patches = patches.to(words.values.dtype)
+        attention = self.attention(patches, words)
+        content = attention @ patches
+        place = None if self.positions is None else attention @ self.positions
+        mask = words.mask[:, None, None].expand(content.shape[:-1])
+        return Tokens(self._join(content, place), mask)
+
+    def attention(self, patches: Tensor, words: Tokens) -> Tensor:
+        """Word-to-patch weights (B, T, C, M, N); each row sums to one."""
+        batch, time, cameras, count, _ = patches.shape
+        similarity = words.values @ patches.flatten(1, 3).transpose(1, 2)  # one product for all frames
+        similarity = similarity.view(batch, -1, time, cameras, count).permute(0, 2, 3, 1, 4)
+        scale = self.log_scale.exp().clamp(max=MAX_SCALE)
+        return (similarity * scale[:, None, None]).softmax(dim=-1)

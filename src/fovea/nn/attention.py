@@ -1,0 +1,92 @@
+"""Multi-head attention, plain and over a context, and the MLP that follows it.
+
+Shape letters: B batch, N queries, M context tokens, D width, K context width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fovea.errors import FoveaError
+from fovea.nn.positions import rotate
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Refuse a width that the heads do not divide."""
+    if width % heads:
+        raise FoveaError(f"expected a width that {heads} heads divide, got {width}; change one of them")
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries (B, N, D) over a context (B, M, K)."""
+
+    def __init__(self, width: int, context_width: int, heads: int) -> None:
+        super().__init__()
+        check_heads(width, heads)
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(context_width, width)
+        self.value = nn.Linear(context_width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend; `mask` (B, M) is True where the context is real."""
+        q, k, v = (
+            split_heads(t, self.heads) for t in (self.query(x), self.key(context), self.value(context))
+        )
+        attend = None if mask is None else mask[:, None, None, :]
+        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=attend)))
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head causal attention of a sequence (B, N, D), with keys and values of earlier steps if given."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        check_heads(width, heads)
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, past: tuple[Tensor, Tensor] | None = None, angles: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Attend.
+
+        Args:
+            x: (B, N, D). With `past`, N must be 1: the step that follows it.
+            past: keys and values (B, heads, steps before, D / heads).
+            angles: (N, D / heads / 2) rotary angles of the steps of x.
+
+        Returns:
+            (B, N, D) and the keys and values of all steps so far.
+        """
+        q, k, v = (split_heads(layer(x), self.heads) for layer in (self.query, self.key, self.value))
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        if past is not None:
+            k, v = concat_steps(past[0], k), concat_steps(past[1], v)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=past is None)
+        return self.out(merge_heads(y)), (k, v)
+
+
+def mlp(width: int, hidden: int) -> nn.Sequential:
+    """Linear, GELU, Linear: the usual feed-forward of a transformer block."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, D) -> (B, heads, N, D / heads)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, heads, N, D / heads) -> (B, N, D)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def concat_steps(past: Tensor, new: Tensor) -> Tensor:
+    """Append along the step axis of (B, heads, steps, D / heads)."""
+    return torch.cat([past, new], dim=2)
