@@ -1,5 +1,6 @@
 """Files that are either whole or absent: atomic writes, content hashes, free space."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -92,3 +93,22 @@ def human_size(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TB"
+
+
+@contextmanager
+def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path` (made if missing); the system frees it when the process dies.
+
+    Raises:
+        FoveaError: with `wait=False`, if another process holds it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise FoveaError(
+                f"another process is working on {path.parent} right now; wait for it or stop it"
+            ) from error
+        yield
