@@ -18,7 +18,8 @@ from fovea.errors import FoveaError
 
 LAYOUTS = ("official", "drawn")
 DRAWN_SUITE = "libero_object"
-REGION = ((-0.23, -0.28), (0.17, 0.09))  # low and high corner of the floor region for objects, metres
+REGION = ((-0.23, -0.28), (0.15, 0.06))  # low and high corner of the floor region for objects, metres
+ROBOT_BASE, REACH = (-0.6, 0.0), 0.72  # farther from its base the arm is straight, and a straight arm gets stuck
 SPACING = 0.105  # least distance of two objects' centres, metres
 BASKET_CLEARANCE = 0.17  # least distance of an object's centre from the basket's, metres
 YAW = 0.3  # radians either way
@@ -68,7 +69,8 @@ def draw_positions(names: list[str], basket: NDArray, seed: int) -> dict[str, tu
         placed: list[NDArray] = []
         for _ in range(400):
             point = rng.uniform(*REGION)
-            if np.linalg.norm(point - basket) < BASKET_CLEARANCE:
+            too_far = np.linalg.norm(point - ROBOT_BASE) > REACH
+            if too_far or np.linalg.norm(point - basket) < BASKET_CLEARANCE:
                 continue
             if all(np.linalg.norm(point - other) > SPACING for other in placed):
                 placed.append(point)
