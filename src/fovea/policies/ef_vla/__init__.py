@@ -1,0 +1,1 @@
+"""EF-VLA: early fusion of a frozen dual encoder (configuration, modeling, processor, converter)."""

@@ -1,0 +1,332 @@
+"""Configuration of EF-VLA and of its baseline LF-VLA."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
+from lerobot.optim import AdamWConfig, CosineDecayWithWarmupSchedulerConfig
+
+from fovea.errors import FoveaError
+
+_POSITIVE = (
+    *("n_obs_steps", "chunk_size", "n_action_steps"),
+    *("readouts", "pooling_blocks", "pooling_heads", "value_position_width"),
+    *("text_width", "vision_width", "proprio_width", "proprio_hidden"),
+    *("dim_model", "n_layers", "n_heads", "mlp_ratio"),
+)
+LIBERO_CAMERAS = ("observation.images.image", "observation.images.image2")
+STATE, ACTION = "observation.state", "action"
+
+
+@PreTrainedConfig.register_subclass("ef_vla")
+@dataclass
+class EFVLAConfig(PreTrainedConfig):
+    """Everything that makes an EF-VLA policy (papers: EF-VLA, later published as OTTER).
+
+    The defaults are the preset `tiny`: they train on a laptop's CPU. `preset` builds the others, `otter` the
+    released OTTER code, `tiny` a toy for tests.
+
+    Args:
+        n_obs_steps: frames of context T that the policy sees.
+        chunk_size: horizon H, future actions predicted at every frame.
+        n_action_steps: actions of a chunk that are played before the next one is predicted; with temporal
+            ensembling, chunks are cut to this length and one is predicted at every step.
+        input_features, output_features: LeRobot's; empty means "take them from the dataset".
+        normalization_mapping: LeRobot's. Pictures are left alone (the encoder has its own preprocessing). Empty
+            (the default) means mean/std states and quantile-scaled actions for `env`, nothing for
+            `se3_relative`.
+
+        encoder: registry name of the frozen encoder (`fovea.encoders.create_encoder`).
+        tap: where the encoder's patches are read (attn_qk, attn_qq, out); None takes the encoder's default.
+        encoder_identity: hash of weights, tap and preprocessing, filled in when the encoder is first built; a
+            checkpoint refuses to work with an encoder of another identity.
+        encoder_width, encoder_grid, temperature: joint width D, (rows, columns) of patches and initial
+            image-text temperature tau; None takes them from the encoder.
+        word_positions: None uses the words of the instruction and nothing else; a number uses that many first
+            text positions, start, end and padding included (OTTER's release: 15).
+
+        fusion: `early` (EF-VLA, eq. 1) or `late` (LF-VLA: all patches go to the pooling).
+        value_positions: where-information on the patches that are collected: none, sincos1d, sincos2d.
+        value_join: `add` positions to the content or `concat` them behind it.
+        value_position_width: width of concatenated positions.
+        value_content_dropout: share of training windows whose patch content is zeroed, positions kept.
+        use_text_pooling: False is the ablation "w/o f'_l".
+        text_dropout: share of training windows whose pooled text is zeroed.
+        use_proprio: False is the ablation "w/o f_e".
+        state_layout: `axis_angle`: xyz, axis-angle, gripper fingers (LeRobot's LIBERO; turned into xyz, first two
+            rows of the rotation matrix, one opening); `as_is`: any vector.
+        proprio_noise: standard deviation of Gaussian noise on the proprioception in training (after scaling).
+
+        readouts, pooling_blocks, pooling_heads, pooling_style: learned-query poolings; `otter` reproduces the
+            residual of that release.
+        text_width, vision_width, proprio_width, proprio_hidden: widths of the parts of a policy token; the vision
+            width is shared by all cameras.
+
+        dim_model, n_layers, n_heads, mlp_ratio, dropout: the causal transformer over time.
+        time_positions: `learned` or `rotary`.
+        final_norm: LayerNorm after the transformer (OTTER's release has none).
+
+        action_space: `env` plays actions as the dataset stores them. `se3_relative` predicts poses relative to the
+            present end-effector pose; states and actions are then poses (see `fovea.actions.se3`; the state may
+            also be `axis_angle`), unnormalised, and the policy returns absolute poses.
+        gripper_loss: `l1`, or `bce` for a last action dimension that is -1 (open) or +1 (close).
+        gripper_loss_weight: weight of the cross-entropy beside one L1 dimension.
+        temporal_ensemble: none (receding horizon), newest (OTTER: newest chunk weighs most), oldest (ACT).
+        temporal_ensemble_coeff: c of the weights exp(+-c i).
+
+        optimizer_lr, optimizer_weight_decay, optimizer_grad_clip, warmup_steps, decay_steps: LeRobot's presets
+            (Table 6).
+
+    Raises:
+        FoveaError: a field or a combination of fields makes no sense.
+    """
+
+    n_obs_steps: int = 12
+    chunk_size: int = 12
+    n_action_steps: int = 8
+    normalization_mapping: dict[str, NormalizationMode] = field(default_factory=dict)
+
+    encoder: str = "tiny"
+    tap: str | None = None
+    encoder_identity: str | None = None
+    encoder_width: int | None = None
+    encoder_grid: tuple[int, int] | None = None
+    temperature: float | None = None
+    word_positions: int | None = None
+
+    fusion: Literal["early", "late"] = "early"
+    value_positions: Literal["none", "sincos1d", "sincos2d"] = "sincos2d"
+    value_join: Literal["add", "concat"] = "add"
+    value_position_width: int = 64
+    value_content_dropout: float = 0.0
+    use_text_pooling: bool = True
+    text_dropout: float = 0.0
+    use_proprio: bool = True
+    state_layout: Literal["axis_angle", "as_is"] = "axis_angle"
+    proprio_noise: float = 0.05
+
+    readouts: int = 4
+    pooling_blocks: int = 2
+    pooling_heads: int = 8
+    pooling_style: Literal["pre_ln", "otter"] = "pre_ln"
+    text_width: int = 128
+    vision_width: int = 512
+    proprio_width: int = 64
+    proprio_hidden: int = 256
+
+    dim_model: int = 256
+    n_layers: int = 4
+    n_heads: int = 8
+    mlp_ratio: float = 4.0
+    dropout: float = 0.0
+    time_positions: Literal["learned", "rotary"] = "learned"
+    final_norm: bool = True
+
+    action_space: Literal["env", "se3_relative"] = "env"
+    gripper_loss: Literal["l1", "bce"] = "bce"
+    gripper_loss_weight: float = 1.0
+    temporal_ensemble: Literal["none", "newest", "oldest"] = "none"
+    temporal_ensemble_coeff: float = 0.05
+
+    optimizer_lr: float = 3e-4
+    optimizer_weight_decay: float = 0.01
+    optimizer_grad_clip: float = 1.0
+    warmup_steps: int = 2000
+    decay_steps: int = 40000
+
+    def __post_init__(self) -> None:
+        self.device = self.device or best_device()
+        super().__post_init__()
+        if not self.normalization_mapping:
+            env = self.action_space == "env"
+            self.normalization_mapping = {
+                "VISUAL": NormalizationMode.IDENTITY,
+                "STATE": NormalizationMode.MEAN_STD if env else NormalizationMode.IDENTITY,
+                "ACTION": NormalizationMode.QUANTILES if env else NormalizationMode.IDENTITY,
+            }
+        if self.encoder_grid is not None:
+            self.encoder_grid = (int(self.encoder_grid[0]), int(self.encoder_grid[1]))
+        self._check_numbers()
+        self._check_choices()
+
+    def _check_numbers(self) -> None:
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise FoveaError(f"expected {name} > 0, got {getattr(self, name)}")
+        for name in ("value_content_dropout", "text_dropout", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise FoveaError(f"expected {name} in [0, 1), got {getattr(self, name)}")
+        for name in ("proprio_noise", "gripper_loss_weight", "temporal_ensemble_coeff"):
+            if getattr(self, name) < 0:
+                raise FoveaError(f"expected {name} >= 0, got {getattr(self, name)}")
+        if self.n_action_steps > self.chunk_size:
+            raise FoveaError(
+                f"expected n_action_steps <= chunk_size = {self.chunk_size}, got {self.n_action_steps}; "
+                "a chunk cannot be played beyond its end"
+            )
+        if self.dim_model % self.n_heads:
+            raise FoveaError(f"expected n_heads to divide dim_model = {self.dim_model}, got {self.n_heads}")
+        if self.temperature is not None and self.temperature <= 0:
+            raise FoveaError(f"expected temperature > 0, got {self.temperature}")
+        if self.word_positions is not None and self.word_positions < 1:
+            raise FoveaError(f"expected word_positions >= 1 or None, got {self.word_positions}")
+
+    def _check_choices(self) -> None:
+        choices = {
+            "fusion": ("early", "late"),
+            "value_positions": ("none", "sincos1d", "sincos2d"),
+            "value_join": ("add", "concat"),
+            "state_layout": ("axis_angle", "as_is"),
+            "pooling_style": ("pre_ln", "otter"),
+            "time_positions": ("learned", "rotary"),
+            "action_space": ("env", "se3_relative"),
+            "gripper_loss": ("l1", "bce"),
+            "temporal_ensemble": ("none", "newest", "oldest"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise FoveaError(f"expected {name} among {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.gripper_loss == "bce" and self.action_space != "env":
+            raise FoveaError(
+                "expected gripper_loss=l1 with action_space=se3_relative (its gripper is a position, not "
+                "open or close), got bce"
+            )
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "EFVLAConfig":
+        """Build a preset for LIBERO's two cameras: tiny, b32, b16, l14 (Table 5), otter (the released code).
+
+        Raises:
+            FoveaError: no such preset.
+        """
+        if name not in PRESETS:
+            raise FoveaError(f"expected a preset among {', '.join(PRESETS)}, got {name!r}")
+        features = {"input_features": libero_inputs(), "output_features": libero_outputs()}
+        return cls(**{**features, **PRESETS[name], **changes})
+
+    @classmethod
+    def tiny(cls, **changes: Any) -> "EFVLAConfig":
+        """A toy for tests: the whole architecture in a few thousand parameters."""
+        sizes: dict[str, Any] = {
+            "input_features": libero_inputs(size=32),
+            "output_features": libero_outputs(),
+            "n_obs_steps": 4,
+            "chunk_size": 6,
+            "n_action_steps": 3,
+            "text_width": 32,
+            "vision_width": 64,
+            "proprio_width": 8,
+            "proprio_hidden": 16,
+            "pooling_heads": 2,
+            "dim_model": 32,
+            "n_layers": 2,
+            "n_heads": 4,
+        }
+        return cls(**{**sizes, **changes})
+
+    @property
+    def camera_keys(self) -> list[str]:
+        """Keys of the camera pictures, sorted; LIBERO's two if no feature says otherwise."""
+        return sorted(self.image_features) or list(LIBERO_CAMERAS)
+
+    @property
+    def action_size(self) -> int:
+        """A, 7 (LIBERO) if no feature says otherwise."""
+        feature = (self.output_features or {}).get(ACTION)
+        return 7 if feature is None else feature.shape[0]
+
+    @property
+    def proprio_size(self) -> int:
+        """Width of the proprioception that the model sees."""
+        feature = (self.input_features or {}).get(STATE)
+        return 10 if feature is None or self.state_layout == "axis_angle" else feature.shape[0]
+
+    def validate_features(self) -> None:
+        """Refuse a dataset without camera, state (unless `use_proprio` is off) or action."""
+        if not self.image_features:
+            raise FoveaError(f"expected at least one camera among the inputs, got {self.input_features}")
+        if self.use_proprio and self.robot_state_feature is None:
+            raise FoveaError(f"expected {STATE} among the inputs, got {sorted(self.input_features or {})}")
+        state = self.robot_state_feature
+        if state is not None and self.state_layout == "axis_angle" and state.shape[0] not in (7, 8):
+            raise FoveaError(
+                f"expected {STATE} of 7 or 8 numbers (xyz, axis-angle, gripper), got {state.shape[0]}; "
+                "set state_layout=as_is for another robot"
+            )
+        if self.action_feature is None:
+            raise FoveaError(f"expected {ACTION} among the outputs, got {sorted(self.output_features or {})}")
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        return AdamWConfig(
+            lr=self.optimizer_lr,
+            weight_decay=self.optimizer_weight_decay,
+            grad_clip_norm=self.optimizer_grad_clip,
+        )
+
+    def get_scheduler_preset(self) -> CosineDecayWithWarmupSchedulerConfig:
+        return CosineDecayWithWarmupSchedulerConfig(
+            num_warmup_steps=self.warmup_steps,
+            num_decay_steps=self.decay_steps,
+            peak_lr=self.optimizer_lr,
+            decay_lr=0.0,
+        )
+
+    @property
+    def observation_delta_indices(self) -> list[int]:
+        return list(range(1 - self.n_obs_steps, 1))
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        return list(range(1 - self.n_obs_steps, self.chunk_size))
+
+    @property
+    def reward_delta_indices(self) -> None:
+        return None
+
+
+def best_device() -> str:
+    """Name the device that a policy runs on unless told otherwise."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def libero_inputs(size: int = 128) -> dict[str, PolicyFeature]:
+    """LeRobot's LIBERO inputs: two cameras and an 8-number state."""
+    cameras = {key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, size, size)) for key in LIBERO_CAMERAS}
+    return {**cameras, STATE: PolicyFeature(type=FeatureType.STATE, shape=(8,))}
+
+
+def libero_outputs() -> dict[str, PolicyFeature]:
+    """LIBERO's 7-number action."""
+    return {ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(7,))}
+
+
+_TABLE_5: dict[str, Any] = {"dim_model": 512, "n_layers": 4, "n_heads": 8, "temperature": 0.07}
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"encoder": "tiny"},
+    "b32": {"encoder": "ViT-B-32/openai", "encoder_width": 512, "encoder_grid": (7, 7), **_TABLE_5},
+    "b16": {"encoder": "ViT-B-16/openai", "encoder_width": 512, "encoder_grid": (14, 14), **_TABLE_5},
+    "l14": {"encoder": "ViT-L-14/openai", "encoder_width": 768, "encoder_grid": (16, 16), **_TABLE_5},
+}
+PRESETS["otter"] = {
+    **PRESETS["l14"],
+    "word_positions": 15,
+    "value_positions": "sincos1d",
+    "pooling_style": "otter",
+    "dim_model": 768,
+    "n_layers": 8,
+    "mlp_ratio": 1.0,
+    "time_positions": "rotary",
+    "final_norm": False,
+    "proprio_noise": 0.01,
+    "state_layout": "as_is",
+    "action_space": "se3_relative",
+    "gripper_loss": "l1",
+    "input_features": {
+        **{key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, 224, 224)) for key in LIBERO_CAMERAS},
+        STATE: PolicyFeature(type=FeatureType.STATE, shape=(10,)),
+    },
+    "output_features": {ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(10,))},
+}
