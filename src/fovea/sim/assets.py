@@ -21,7 +21,7 @@ from fovea.sim.simplify import Mesh, simplify, weld
 if TYPE_CHECKING:
     import mujoco
 
-VERSION = 1  # part of every key: raise it when the way of making assets changes
+VERSION = 2  # part of every key: raise it when the way of making assets changes
 MIN_FACES = 200
 KEPT_FRACTION = 0.9  # a mesh that keeps more of its faces than this is not worth a copy
 

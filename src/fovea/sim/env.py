@@ -80,7 +80,7 @@ class LiberoEnv:
         robosuite_env.parsed_problem["goal_state"] = self._official_goal
         self.instruction, self.success = self.task.language, False
         with _numpy_seed(start.seed):
-            robosuite_env.reset()
+            _reset(robosuite_env)
         self.model, self.data = robosuite_env.sim.model._model, robosuite_env.sim.data._data
         gripper = robosuite_env.robots[0].gripper
         gripper.current_action = np.zeros_like(gripper.current_action)  # survives robosuite's soft resets
@@ -116,7 +116,7 @@ class LiberoEnv:
         return {**images, "observation.state": self.state(), "task": self.instruction}
 
     def state(self) -> NDArray[np.float32]:
-        """Proprioception (8,): gripper position (m), rotation as axis-angle (rad), two finger positions (m)."""
+        """Proprioception (8,): gripper position (m), its axis-angle (rad), two finger positions (m)."""
         robot = self.sim_env.robots[0]
         hand = self.model.body(robot.robot_model.eef_name).id
         fingers = self.data.qpos[robot._ref_gripper_joint_pos_indexes]
@@ -128,7 +128,7 @@ class LiberoEnv:
         return self._drawer().image(self.data, self._camera_name(camera))
 
     def segmentation(self, camera: str) -> NDArray[np.int16]:
-        """The object each pixel of `image(camera)` shows: (H, W) indices into `object_names`, -1 elsewhere."""
+        """The object each pixel of `image(camera)` shows: (H, W), index into `object_names`, -1 elsewhere."""
         return self._object_of_geom[self._drawer().geoms(self.data, self._camera_name(camera))]
 
     def object_positions(self) -> dict[str, NDArray[np.float64]]:
@@ -232,6 +232,19 @@ def _build(bddl_file: str, settings: RenderSettings) -> Any:
         hard_reset=False,
         camera_names=list(CAMERAS.values()),
     )
+
+
+def _reset(robosuite_env: Any) -> None:
+    """robosuite's soft reset; a drawing of positions that finds no room is drawn again, as LIBERO does."""
+    from robosuite.utils.errors import RandomizationError
+
+    for _ in range(100):
+        try:
+            robosuite_env.reset()
+        except RandomizationError:
+            continue
+        return
+    raise RuntimeError(f"no placement of all objects found in 100 draws: {robosuite_env.bddl_file_name}")
 
 
 @contextmanager

@@ -19,7 +19,10 @@ from fovea.errors import FoveaError
 LAYOUTS = ("official", "drawn")
 DRAWN_SUITE = "libero_object"
 REGION = ((-0.23, -0.28), (0.15, 0.06))  # low and high corner of the floor region for objects, metres
-ROBOT_BASE, REACH = (-0.6, 0.0), 0.72  # farther from its base the arm is straight, and a straight arm gets stuck
+ROBOT_BASE, REACH = (
+    (-0.6, 0.0),
+    0.72,
+)  # farther from its base the arm is straight, and a straight arm gets stuck
 SPACING = 0.105  # least distance of two objects' centres, metres
 BASKET_CLEARANCE = 0.17  # least distance of an object's centre from the basket's, metres
 YAW = 0.3  # radians either way

@@ -29,8 +29,8 @@ class RenderSettings:
         texture_max: longest side of a texture, pixels (0: as shipped).
         msaa: samples a pixel; 0 is faster but costs 5 dB of PSNR.
         shadows: draw shadow maps where a light casts shadows (in LIBERO's scenes none does).
-        reflections: draw mirror images in reflective materials (a stove's plate; costs a second pass).
-        stock: LIBERO's own assets and settings, to compare with; of the fields above only `image_size` counts.
+        reflections: draw mirror images in reflective materials (a stove, a cabinet; costs a second pass).
+        stock: LIBERO's own assets and settings; of the fields above only `image_size` counts then.
     """
 
     image_size: int = 128
@@ -38,7 +38,7 @@ class RenderSettings:
     texture_max: int = 1024
     msaa: int = 4
     shadows: bool = True
-    reflections: bool = False
+    reflections: bool = True
     stock: bool = False
 
     def __post_init__(self) -> None:
@@ -111,8 +111,8 @@ class Camera:
 def orient(picture: NDArray) -> NDArray:
     """Turn a camera's true picture into the field's convention.
 
-    Non-obvious: robosuite hands pictures out bottom row first, and LIBERO's users (OpenVLA, LeRobot) turn them
-    by 180 degrees. Two flips of the rows cancel; what is left is a mirror image, left for right. Public LIBERO
-    data sets and checkpoints have it, so we keep it.
+    Non-obvious: robosuite hands pictures out bottom row first, and LIBERO's users (OpenVLA, LeRobot) turn
+    them by 180 degrees. Two flips of the rows cancel; what is left is a mirror image, left for right. Public
+    LIBERO data sets and checkpoints have it, so we keep it.
     """
     return np.ascontiguousarray(picture[:, ::-1])

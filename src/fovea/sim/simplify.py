@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 NORMAL_WEIGHT = 0.3
 TEXCOORD_WEIGHT = 0.5
-CREASE_COSINE = 0.5
+CREASE_COSINE = 0.9
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Mesh:
 def weld(corners: NDArray, normals: NDArray, texcoords: NDArray | None) -> Mesh:
     """Join triangle corners that share position and texture coordinate, averaging their normals.
 
-    A corner whose normal is further than 60 degrees from the average of its group starts a vertex of its own,
-    so sharp edges stay sharp.
+    Where a corner's normal is more than 26 degrees off the average of its group, the group is split by
+    direction, so edges and facets stay sharp.
 
     Args:
         corners: (F, 3, 3) corner positions; normals: (F, 3, 3) corner normals; texcoords: (F, 3, 2) or None.
@@ -41,10 +41,11 @@ def weld(corners: NDArray, normals: NDArray, texcoords: NDArray | None) -> Mesh:
     if texcoords is not None:
         columns.append(np.round(texcoords.reshape(-1, 2), 5))
     group = np.unique(np.hstack(columns), axis=0, return_inverse=True)[1].ravel()
-    crease = (directions * _mean_direction(directions, group)[group]).sum(1) < CREASE_COSINE
-    axis = np.abs(directions).argmax(1)
-    side = np.where(crease, 1 + 2 * axis + (directions[np.arange(len(axis)), axis] > 0), 0)
-    _, first, index = np.unique(np.stack([group, side], 1), axis=0, return_index=True, return_inverse=True)
+    creased = np.zeros(int(group.max()) + 1, bool)
+    creased[group[(directions * _mean_direction(directions, group)[group]).sum(1) < CREASE_COSINE]] = True
+    side = np.round(2 * directions).astype(np.int64) * creased[group, None]
+    keys = np.hstack([group[:, None], side])
+    _, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     index = index.ravel()
     return Mesh(
         positions[first].astype(np.float32),
