@@ -16,6 +16,13 @@ class UnsupportedGoal(FoveaError):
 class Skill(Protocol):
     """Something that says the next action for the present state."""
 
+    name: str
+
+    @property
+    def holding(self) -> bool:
+        """Whether the skill's object is in the fingers."""
+        ...
+
     def act(self) -> Array:
         """(7,) next action."""
         ...
@@ -49,6 +56,16 @@ class Expert:
     def __init__(self, env: Any) -> None:
         self.scene = Scene(env)
         self._plan = _plan(self.scene)
+
+    @property
+    def holding(self) -> bool:
+        """Whether the object of the present skill is in the fingers."""
+        return self._plan[0].holding
+
+    @property
+    def distance(self) -> float:
+        """From the grip site to the object of the present skill, metres."""
+        return float(np.linalg.norm(self.scene.object_position(self._plan[0].name) - self.scene.position))
 
     def act(self) -> Array:
         """(7,) clean action for the present state, each entry in [-1, 1]."""

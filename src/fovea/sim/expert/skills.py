@@ -46,7 +46,7 @@ class Pick:
                 f"expected an object that fits between the fingers, {name} is wider than 7.4 cm on every side"
             )
         self.attempt = 0
-        self._reopening = False
+        self._reopening, self._closing = False, False
 
     @property
     def grasp(self) -> Grasp:
@@ -58,10 +58,13 @@ class Pick:
         scene = self.scene
         target, rotation = self.grasp.position(scene, self.name), self.grasp.rotation(scene, self.name)
         if scene.opening < EMPTY_OPENING and not self._reopening:
-            self._reopening, self.attempt = True, self.attempt + 1
-            self.grasps = plan_grasps(scene, self.name) or self.grasps
+            self._reopening = True
+            if self._closing:  # a miss of its own, not fingers that a disturbance closed
+                self.attempt += 1
+                self.grasps = plan_grasps(scene, self.name) or self.grasps
         if self._reopening:
             if scene.opening < 0.07:
+                self._closing = False
                 up = scene.position + np.array([0, 0, 0.03])
                 return move(scene, up, scene.rotation, OPEN)
             self._reopening = False
@@ -71,6 +74,7 @@ class Pick:
         closing = scene.opening < 0.075
         tolerance = self.KEEP_CLOSING if closing else self.TOLERANCE
         if aside < tolerance and abs(error[2]) < tolerance and (closing or twist < 0.15):
+            self._closing = True
             return move(scene, target, rotation, CLOSE, speed=0.3)
         # a funnel: high while far aside or turned, down when over the object
         height = np.clip(4.0 * (aside - 0.008) + 0.6 * max(0.0, twist - 0.1), 0.0, self.HOVER)

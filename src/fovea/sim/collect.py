@@ -1,0 +1,384 @@
+"""Demonstrations of the scripted expert, recorded as a LeRobotDataset v3.
+
+Every episode is a pure function of (configuration, index): which worker records it, and after how many
+interruptions, makes no difference. Finished episodes wait as files in a staging folder; the data set appears whole
+at the end.
+"""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fovea import __version__
+from fovea.data.files import write_json
+from fovea.data.staging import StagedEpisodes, write_episode
+from fovea.errors import FoveaError
+from fovea.progress import progress_bar
+from fovea.sim.disturb import Disturbance
+from fovea.sim.env import LiberoEnv
+from fovea.sim.layout import LAYOUTS, EpisodeStart
+from fovea.sim.render import CAMERAS, RenderSettings
+from fovea.sim.suites import get_task, get_tasks
+
+TRIES = 8  # an episode that fails is drawn again this often
+NOISE_LEVELS = (0.0, 0.5, 1.0)  # of the configured noise; one is drawn for each episode
+CHUNK = 6  # episodes of one task that a worker takes at a time
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to record.
+
+    Attributes:
+        out: folder of the data set; must not exist, unless it is the one to go on with.
+        suite: LIBERO suite.
+        tasks: task numbers; empty takes all.
+        episodes: successful episodes a task.
+        layout: "official" initial states, or "drawn": object positions drawn anew, any object as target.
+        init_states: first and last official initial state to start from (inclusive).
+        holdout: object types that are never a target ("drawn" only); they stay in the scenes.
+        noise: standard deviation of the noise on the executed action, in action units (1.0 = 5 cm).
+        recoveries: share of episodes with pushes, early grasps or drops.
+        val_share: share of the episodes that are marked as validation episodes.
+        image_size: side of the pictures in pixels.
+        workers: processes, one core each.
+        seed: draws everything.
+    """
+
+    out: Path = Path("outputs/data/libero_object")
+    suite: str = "libero_object"
+    tasks: list[int] = field(default_factory=list)
+    episodes: int = 40
+    layout: str = "official"
+    init_states: list[int] = field(default_factory=lambda: [0, 29])
+    holdout: list[str] = field(default_factory=list)
+    noise: float = 0.2
+    recoveries: float = 0.25
+    val_share: float = 0.08
+    image_size: int = 128
+    workers: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise FoveaError(f"--layout: expected one of {', '.join(LAYOUTS)}, got {self.layout!r}")
+        for name, least in (("episodes", 1), ("workers", 1), ("image_size", 32), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise FoveaError(f"--{name}: expected at least {least}, got {getattr(self, name)}")
+        for name in ("recoveries", "val_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise FoveaError(f"--{name}: expected a share between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.noise <= 1:
+            raise FoveaError(f"--noise: expected 0 to 1 (1.0 = 5 cm a step), got {self.noise}")
+        if len(self.init_states) != 2 or not 0 <= self.init_states[0] <= self.init_states[1]:
+            raise FoveaError(f"--init_states: expected [first, last], got {self.init_states}")
+        if self.holdout and self.layout != "drawn":
+            raise FoveaError("--holdout goes with --layout drawn: official layouts pick each task's own object")
+
+    @property
+    def task_ids(self) -> list[int]:
+        """The tasks to record, all of the suite if none is named."""
+        return list(self.tasks) or [task.task_id for task in get_tasks(self.suite)]
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the recorded episodes: everything but the folder, the workers and how many there are."""
+        fields = dataclasses.asdict(self)
+        for name in ("out", "workers", "episodes", "tasks"):
+            fields.pop(name)
+        return fields
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to record: its number in the data set, its task and its number within the task."""
+
+    index: int
+    task_id: int
+    number: int
+
+
+def run(config: CollectConfig) -> dict[str, Any]:
+    """Record the demonstrations and assemble the data set; goes on where an earlier run was stopped.
+
+    Returns:
+        `out`, `episodes`, `frames`, `rejected` (failed tries that were drawn again).
+
+    Raises:
+        FoveaError: unknown suite or task, a folder that holds something else, or a task that the expert cannot do.
+    """
+    from fovea.data.record import assemble
+
+    for task_id in config.task_ids:
+        get_task(config.suite, task_id)
+    if (config.out / "meta" / "fovea.json").exists():
+        return _check_finished(config)
+    staging = config.out.with_name(f".{config.out.name}.staging")
+    _claim(staging, config)
+    jobs = _jobs(config)
+    done = set(StagedEpisodes(staging).indices)
+    todo = [job for job in jobs if job.index not in done]
+    _record_all(config, staging, jobs, todo)
+    headers = [StagedEpisodes(staging).header(job.index) for job in jobs]
+    rejected = sum(header["rejected"] for header in headers)
+    meta = {
+        "fovea": __version__,
+        "collection": config.identity() | {"tasks": config.task_ids, "episodes": config.episodes},
+        "render": RenderSettings(image_size=config.image_size).asdict(),
+        "rejected": rejected,
+    }
+    assemble(staging, config.out, meta)
+    shutil.rmtree(staging)
+    return _summary(config, rejected)
+
+
+def _summary(config: CollectConfig, rejected: int) -> dict[str, Any]:
+    info = json.loads((config.out / "meta" / "info.json").read_text())
+    return {
+        "out": str(config.out),
+        "episodes": info["total_episodes"],
+        "frames": info["total_frames"],
+        "rejected": rejected,
+    }
+
+
+def _check_finished(config: CollectConfig) -> dict[str, Any]:
+    record = json.loads((config.out / "meta" / "fovea.json").read_text())
+    wanted = config.identity() | {"tasks": config.task_ids, "episodes": config.episodes}
+    if record["collection"] != json.loads(json.dumps(wanted)):
+        differing = [key for key in wanted if record["collection"].get(key) != json.loads(json.dumps(wanted[key]))]
+        raise FoveaError(
+            f"{config.out} already holds a data set that was collected otherwise (different: {', '.join(differing)}); "
+            "choose another --out or delete the folder"
+        )
+    return _summary(config, record["rejected"])
+
+
+def _claim(staging: Path, config: CollectConfig) -> None:
+    """Make the staging folder, or go on with it if it was begun with the same configuration."""
+    staging.mkdir(parents=True, exist_ok=True)
+    path, wanted = staging / "config.json", json.loads(json.dumps(config.identity()))
+    if not path.exists():
+        write_json(path, wanted)
+    elif json.loads(path.read_text()) != wanted:
+        raise FoveaError(
+            f"{staging} holds a collection begun with other settings; finish it with those, delete it, or choose "
+            "another --out"
+        )
+
+
+def _jobs(config: CollectConfig) -> list[Job]:
+    tasks = config.task_ids
+    return [
+        Job(number * len(tasks) + i, task_id, number)
+        for number in range(config.episodes)
+        for i, task_id in enumerate(tasks)
+    ]
+
+
+def _chunks(todo: list[Job]) -> list[list[Job]]:
+    """Jobs of one task together, a few at a time: a scene takes seconds to build."""
+    by_task: dict[int, list[Job]] = {}
+    for job in todo:
+        by_task.setdefault(job.task_id, []).append(job)
+    return [jobs[i : i + CHUNK] for jobs in by_task.values() for i in range(0, len(jobs), CHUNK)]
+
+
+def _record_all(config: CollectConfig, staging: Path, jobs: list[Job], todo: list[Job]) -> None:
+    with progress_bar() as bar:
+        task = bar.add_task("demonstrations", total=len(jobs), completed=len(jobs) - len(todo), note="")
+        rejected = 0
+        for failures in _work(config, staging, _chunks(todo)):
+            rejected += failures
+            bar.update(task, advance=1, note=f"{rejected} tries drawn again" if rejected else "")
+
+
+def _work(config: CollectConfig, staging: Path, chunks: list[list[Job]]) -> Iterator[int]:
+    """Record the chunks in worker processes; one number (failed tries) for each finished episode."""
+    workers = min(config.workers, len(chunks))
+    if workers <= 1:
+        _limit_threads()
+        recorder = _Recorder(config, staging)
+        for chunk in chunks:
+            yield from map(recorder.record, chunk)
+        return
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue()
+    # neighbours in the list share a task: each worker gets one stretch of it
+    shares = [deque(chunk for chunk in share) for share in np.array_split(np.arange(len(chunks)), workers)]
+    processes = [
+        context.Process(target=_worker, args=(config, staging, [chunks[i] for i in share], results), daemon=True)
+        for share in shares
+    ]
+    with _environment(LP_NUM_THREADS="1", OMP_NUM_THREADS="1"):
+        for process in processes:
+            process.start()
+    try:
+        yield from _gather(results, processes, sum(map(len, chunks)))
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _gather(results: Any, processes: list[Any], total: int) -> Iterator[int]:
+    import queue
+
+    for _ in range(total):
+        while True:
+            try:
+                result = results.get(timeout=1.0)
+                break
+            except queue.Empty:
+                if not any(process.is_alive() for process in processes) and results.empty():
+                    raise FoveaError(
+                        "expected the collecting processes to finish, they died (out of memory?); run the same "
+                        "command again to go on, with fewer --workers"
+                    ) from None
+        if isinstance(result, str):
+            raise FoveaError(result)
+        yield result
+
+
+def _worker(config: CollectConfig, staging: Path, chunks: list[list[Job]], results: Any) -> None:
+    recorder = _Recorder(config, staging)
+    try:
+        for chunk in chunks:
+            for job in chunk:
+                results.put(recorder.record(job))
+    except FoveaError as error:
+        results.put(str(error))
+
+
+class _environment:  # noqa: N801 - a context manager, read as a verb
+    """Set environment variables for the processes that are started inside."""
+
+    def __init__(self, **values: str) -> None:
+        self.values = values
+
+    def __enter__(self) -> None:
+        self.before = {name: os.environ.get(name) for name in self.values}
+        os.environ.update(self.values)
+
+    def __exit__(self, *_: object) -> None:
+        for name, value in self.before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _limit_threads() -> None:
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+
+
+class _Recorder:
+    """Records episodes in one process, with one scene kept open at a time."""
+
+    def __init__(self, config: CollectConfig, staging: Path) -> None:
+        self.config, self.staging = config, staging
+        self.env: LiberoEnv | None = None
+
+    def _scene(self, task_id: int) -> LiberoEnv:
+        if self.env is None or self.env.task.task_id != task_id:
+            if self.env is not None:
+                self.env.close()
+            self.env = LiberoEnv(self.config.suite, task_id, image_size=self.config.image_size)
+        return self.env
+
+    def record(self, job: Job) -> int:
+        """Record one successful episode; how many tries failed before it.
+
+        Raises:
+            FoveaError: if the expert fails again and again.
+        """
+        env = self._scene(job.task_id)
+        for attempt in range(TRIES):
+            rng = np.random.default_rng([self.config.seed, job.task_id, job.number, attempt])
+            start = draw_start(self.config, env, job, rng)
+            env.reset(start)
+            episode = record_episode(env, rng, self.config.noise, self.config.recoveries)
+            if episode is not None:
+                header = episode.pop("header") | {
+                    "start": start.asdict(),
+                    "task": env.instruction,
+                    "split": "val" if _is_validation(job.number, self.config.val_share) else "train",
+                    "rejected": attempt,
+                }
+                write_episode(self.staging, job.index, header=header, **episode)
+                return attempt
+        raise FoveaError(
+            f"the scripted expert failed {TRIES} times at {self.config.suite} task {job.task_id} "
+            f"({env.instruction}); lower --noise or --recoveries, or leave the task out"
+        )
+
+
+def _is_validation(number: int, share: float) -> bool:
+    """Whether the number-th episode of a task is for validation: spread evenly."""
+    return int((number + 1) * share) > int(number * share)
+
+
+def draw_start(config: CollectConfig, env: LiberoEnv, job: Job, rng: np.random.Generator) -> EpisodeStart:
+    """How the episode of a job starts.
+
+    Raises:
+        FoveaError: if every object of the scene is held out, or the init states are out of range.
+    """
+    first, last = config.init_states
+    if last >= env.init_state_count:
+        raise FoveaError(f"--init_states: {config.suite} has states 0 to {env.init_state_count - 1}, got {last}")
+    if config.layout == "official":
+        state = first + job.number % (last - first + 1)
+        return EpisodeStart(config.suite, job.task_id, state, seed=int(rng.integers(2**31)))
+    objects = sorted(name.removesuffix("_1") for name in env.object_names if not name.startswith("basket"))
+    targets = [name for name in objects if name not in config.holdout]
+    if not targets:
+        raise FoveaError(f"--holdout leaves no target in task {job.task_id}: its objects are {', '.join(objects)}")
+    return EpisodeStart(
+        config.suite,
+        job.task_id,
+        int(rng.integers(first, last + 1)),
+        layout="drawn",
+        target=targets[job.number % len(targets)],
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def record_episode(
+    env: LiberoEnv, rng: np.random.Generator, noise: float, recoveries: float
+) -> dict[str, Any] | None:
+    """Let the expert act in a freshly reset environment.
+
+    Returns:
+        images (n, 2, h, w, 3), state (n, 8), action (n, 7) and a header; None if the goal was not reached in time.
+    """
+    from fovea.sim.expert import Expert
+
+    level = noise * float(rng.choice(NOISE_LEVELS))
+    recovery = bool(rng.random() < recoveries)
+    disturbance = Disturbance(rng, level, recovery)
+    expert = Expert(env)
+    images, states, actions = [], [], []
+    for step in range(env.max_steps):
+        action = expert.act()
+        observation = env.observe()
+        images.append(np.stack([observation[f"observation.images.{key}"] for key in CAMERAS]))
+        states.append(observation["observation.state"])
+        actions.append(action)
+        executed = disturbance.apply(action, step, holding=expert.holding, distance=expert.distance)
+        if env.step(executed):
+            return {
+                "images": np.stack(images),
+                "state": np.stack(states),
+                "action": np.stack(actions).astype(np.float32),
+                "header": {"noise": level, "recovery": recovery},
+            }
+    return None
