@@ -72,12 +72,12 @@ def _dispatch(args: list[str]) -> int:
             )
         module_name, program = verb.choices[choice][0], f"{program} {choice}"
 
-    from fovea.cli import flags, quiet
+    from fovea.cli import flags, quiet, usage
 
     quiet.silence()
     module = importlib.import_module(module_name)
     if any(arg in ("-h", "--help") for arg in rest):
-        print(flags.help_text(module.Config, program, verb.summary, verb.examples))
+        print(usage.help_text(module.Config, program, verb.summary, verb.examples))
         return 0
     code = module.run(flags.parse(module.Config, rest, program))
     return code if isinstance(code, int) else 0

@@ -24,8 +24,9 @@ NEEDED_MEMORY = 4.0  # GB: two simulators and one trainer
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 
 DRAW = """
+import os
 from fovea.sim.gl import prepare_gl
-print(prepare_gl())
+prepare_gl()
 import mujoco
 scene = "<mujoco><worldbody><light pos='0 0 3'/><geom size='1'/></worldbody></mujoco>"
 model = mujoco.MjModel.from_xml_string(scene)
@@ -34,6 +35,7 @@ mujoco.mj_forward(model, data)
 renderer = mujoco.Renderer(model, 32, 32)
 renderer.update_scene(data)
 assert renderer.render().max() > 0, "the picture is black"
+print(os.environ["MUJOCO_GL"])
 """
 
 
@@ -179,15 +181,23 @@ def video(config: Config) -> Finding:
 
 
 def disk(config: Config) -> Finding:
-    folder = config.output_dir.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free / GIGABYTE
-    found = f"{free:.0f} GB free at {config.output_dir}"
-    if not os.access(folder, os.W_OK):
-        return Finding("disk", "missing", f"{folder} is not writable", "choose another with --output_dir")
-    if free < NEEDED_DISK:
-        return Finding("disk", "warning", found, f"the demo wants {NEEDED_DISK:.0f} GB: free some space")
+    """Room for results and for the caches of features and lightened meshes."""
+    from fovea.data.feature_cache import cache_root
+
+    rooms = {"output_dir": config.output_dir, "FOVEA_CACHE": cache_root()}
+    free = {}
+    for setting, path in rooms.items():
+        folder = path.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        if not os.access(folder, os.W_OK):
+            mend = f"choose another with {'--output_dir' if setting == 'output_dir' else setting}"
+            return Finding("disk", "missing", f"{folder} is not writable", mend)
+        free[path] = shutil.disk_usage(folder).free / GIGABYTE
+    found = ", ".join(f"{space:.0f} GB free at {path}" for path, space in free.items())
+    if min(free.values()) < NEEDED_DISK:
+        mend = f"the demo wants {NEEDED_DISK:.0f} GB: free some, or choose other disks (--output_dir, FOVEA_CACHE)"
+        return Finding("disk", "warning", found, mend)
     return Finding("disk", "ok", found)
 
 

@@ -7,6 +7,7 @@ without brackets (`--tasks 0,1,2`), and a suggestion for a flag that does not ex
 
 import argparse
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from typing import Any, NoReturn
 from draccus.argparsing import ArgumentParser
 from draccus.cfgparsing import load_config
 from draccus.utils import DecodingError, DraccusException
-from draccus.wrappers.docstring import get_attribute_docstring, get_preferred_help_text
 
 from fovea.cli.app import nearest
 from fovea.errors import FoveaError
@@ -48,21 +48,6 @@ def parse[T](config_class: type[T], args: Sequence[str], program: str) -> T:
         return parser.parse_args(tidy)
     except (DraccusException, argparse.ArgumentError) as error:
         raise FoveaError(f"{program}: {_message(error)}") from error
-
-
-def help_text(config_class: type, program: str, summary: str, examples: Sequence[str]) -> str:
-    """Usage, every flag with its type, default and comment, then examples."""
-    lines = [f"usage: {program} [--flag value ...]", "", summary[0].upper() + summary[1:] + ".", "", "Flags"]
-    rows = list(_rows(config_class))
-    rows.append(("--config_path PATH", "a YAML or JSON file with these values; flags win over it"))
-    width = min(max(len(left) for left, _ in rows) + 2, 44)
-    for left, right in rows:
-        if len(left) + 2 > width and right:
-            lines += [f"  {left}", f"  {'':<{width}}{right}"]
-        else:
-            lines.append(f"  {left:<{width}}{right}".rstrip())
-    lines += ["", "Examples", *(f"  {example}" for example in examples)]
-    return "\n".join(lines)
 
 
 def _tidy(args: list[str], flags: set[str], hints: dict[str, Any], program: str) -> list[str]:
@@ -100,14 +85,15 @@ def _tidy(args: list[str], flags: set[str], hints: dict[str, Any], program: str)
 def _value(value: str, hint: Any) -> str:
     if hint is bool and value.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0"):
         return "true" if value.lower() in ("true", "yes", "on", "1") else "false"
-    if _is_list(hint) and value and not value.startswith("[") and value not in ("null", "None"):
+    if is_list(hint) and value and not value.startswith("[") and value not in ("null", "None"):
         return f"[{value}]"
     return value
 
 
-def _is_list(hint: Any) -> bool:
+def is_list(hint: Any) -> bool:
+    """Whether a flag of this type takes several values."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return any(_is_list(member) for member in typing.get_args(hint))
+        return any(is_list(member) for member in typing.get_args(hint))
     return (typing.get_origin(hint) or hint) in (list, tuple, Sequence)
 
 
@@ -125,45 +111,6 @@ def _types(config_class: type, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(hint):
             hints |= _types(typing.cast(type, hint), f"{prefix}{field.name}.")
     return hints
-
-
-def _rows(config_class: type, prefix: str = "") -> typing.Iterator[tuple[str, str]]:
-    resolved = typing.get_type_hints(config_class)
-    for field in dataclasses.fields(config_class):
-        if not field.init:
-            continue
-        hint = resolved[field.name]
-        if dataclasses.is_dataclass(hint):
-            yield from _rows(typing.cast(type, hint), f"{prefix}{field.name}.")
-            continue
-        comment = get_preferred_help_text(get_attribute_docstring(config_class, field.name)) or ""
-        comment = " ".join(comment.split())
-        default = _default(field)
-        shown = "" if hint is bool else f" {_type_name(hint)}"
-        right = f"{comment} ({default})" if comment and default else comment or default
-        yield f"--{prefix}{field.name}{shown}", right
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    if field.default is not dataclasses.MISSING:
-        value = field.default
-    elif field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-    else:
-        return "required"
-    return "" if value is None or value is False or value == "" else f"default {value}"
-
-
-def _type_name(hint: Any) -> str:
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return "|".join(_type_name(m) for m in typing.get_args(hint) if m is not type(None))
-    if _is_list(hint):
-        members = [m for m in typing.get_args(hint) if m is not Ellipsis]
-        return f"{_type_name(members[0])},..." if members else "LIST"
-    if typing.get_origin(hint) is typing.Literal:
-        return "|".join(map(str, typing.get_args(hint)))
-    names = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
-    return names.get(hint, getattr(hint, "__name__", str(hint)).upper())
 
 
 def _check_file(path: str, program: str) -> None:
@@ -184,10 +131,10 @@ def _message(error: Exception) -> str:
     """draccus' error in the user's words: the flag's name, or what the configuration itself refused."""
     if isinstance(error, DecodingError):
         flag = ".".join(error.key_path)
+        if error.message.startswith("Missing required field"):
+            names = re.findall(r"`(\w+)`", error.message)
+            return "needs " + ", ".join(f"--{'.'.join((*error.key_path, name))}" for name in names)
         return f"--{flag}: {error.message.strip()}" if flag else error.message.strip()
     if isinstance(error.__cause__, TypeError):
         return f"these values do not fit together: {error.__cause__}"
     return str(error.__cause__ or error)
-
-
-__all__ = ["help_text", "parse"]
