@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,10 +36,10 @@ from fovea.evaluation.pointing import catalogue_lexicon, pointing, write_card
 from fovea.training.photometric import augment
 from fovea.training.pretrain_data import Batch, BatchSource
 from fovea.training.pretrain_loss import PretrainLoss, TextBatch
+from fovea.training.pretrain_state import TrainingState
 
 # fields that may differ between a run and its continuation
 _FREE = ("corpus", "output", "threads", "save_every", "evaluate_every", "evaluate_pictures")
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,10 @@ class PretrainConfig:
         """The encoder that is trained."""
         return TinyConfig(tap=self.tap, image_depth=self.image_depth, tower_width=self.tower_width)
 
+    def recipe(self) -> dict[str, Any]:
+        """The fields that decide the weights."""
+        return {key: value for key, value in asdict(self).items() if key not in _FREE}
+
     @classmethod
     def tiny(cls, **changes: Any) -> "PretrainConfig":
         """A toy for tests."""
@@ -128,64 +131,6 @@ class PretrainConfig:
             "image_depth": 2, "tower_width": 32, "save_every": 20, "evaluate_every": 60, "evaluate_pictures": 16,
         }  # fmt: skip
         return cls(**{**sizes, **changes})
-
-
-@dataclass
-class _Run:
-    """Everything that a checkpoint holds."""
-
-    encoder: TinyEncoder
-    loss: PretrainLoss
-    optimiser: torch.optim.AdamW
-    step: int = 0
-    seconds: float = 0.0
-    names: dict[str, nn.Parameter] = field(default_factory=dict)
-
-    @classmethod
-    def new(cls, config: PretrainConfig, vocabulary: list[str]) -> "_Run":
-        torch.manual_seed(config.seed)
-        encoder = TinyEncoder(config.encoder(), vocabulary)
-        loss = PretrainLoss(encoder.width, config.contrast, config.presence_weight)
-        named = {f"encoder.{k}": p for k, p in encoder.named_parameters()}
-        named |= {f"loss.{k}": p for k, p in loss.named_parameters()}
-        matrices = [p for k, p in named.items() if p.ndim > 1 and "positions" not in k]
-        rest = [p for k, p in named.items() if not (p.ndim > 1 and "positions" not in k)]
-        groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": rest, "weight_decay": 0.0},
-        ]
-        return cls(encoder, loss, torch.optim.AdamW(groups, config.learning_rate, (0.9, 0.98)), names=named)
-
-    def save(self, path: Path, config: PretrainConfig) -> None:
-        tensors = {k: p.detach() for k, p in self.names.items()}
-        for key, parameter in self.names.items():
-            for name, value in self.optimiser.state[parameter].items():
-                tensors[f"optimiser.{name}.{key}"] = value
-        metadata = {"step": str(self.step), "seconds": str(self.seconds), "config": _config_json(config)}
-        with atomic_write(path) as file:
-            file.write(save({k: v.contiguous() for k, v in tensors.items()}, metadata))
-
-    def load(self, path: Path, config: PretrainConfig) -> None:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            if metadata["config"] != _config_json(config):
-                raise FoveaError(
-                    f"{path.parent} holds a run with another configuration ({metadata['config']}); "
-                    "choose another output folder, or delete it to start again"
-                )
-            stored = set(file.keys())
-            for key, parameter in self.names.items():
-                parameter.data.copy_(file.get_tensor(key))
-                moments = [name for name in _MOMENTS if f"optimiser.{name}.{key}" in stored]
-                if moments:  # parameters beyond the tap have none
-                    self.optimiser.state[parameter] = {
-                        name: file.get_tensor(f"optimiser.{name}.{key}") for name in moments
-                    }
-        self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
-
-
-def _config_json(config: PretrainConfig) -> str:
-    return json.dumps({k: v for k, v in asdict(config).items() if k not in _FREE}, sort_keys=True)
 
 
 def run(config: PretrainConfig, lexicon: Lexicon | None = None) -> dict[str, Any]:
@@ -204,21 +149,29 @@ def run(config: PretrainConfig, lexicon: Lexicon | None = None) -> dict[str, Any
     torch.set_num_threads(config.threads)
     corpus = SceneCorpus(config.corpus, config.limit)
     lexicon = lexicon or catalogue_lexicon(corpus.categories)
-    state = _Run.new(config, lexicon.vocabulary())
+    torch.manual_seed(config.seed)
+    encoder = TinyEncoder(config.encoder(), lexicon.vocabulary())
+    loss = PretrainLoss(encoder.width, config.contrast, config.presence_weight)
+    state = TrainingState(encoder, loss, config.recipe(), config.learning_rate, config.weight_decay)
     checkpoint, log = config.output / "state.safetensors", config.output / "metrics.jsonl"
     config.output.mkdir(parents=True, exist_ok=True)
     if checkpoint.is_file():
-        state.load(checkpoint, config)
+        state.load(checkpoint)
     _keep_lines(log, state.step)
     _train(config, corpus, lexicon, state, checkpoint, log)
     export(config, corpus, state.encoder, state.loss, state.step, state.seconds)
     # measured as shipped: half-precision weights, read back from the folder
-    encoder = create_tiny(f"tiny:{config.output}").freeze()
-    return write_card(config.output, encoder, corpus, lexicon)
+    shipped = create_tiny(f"tiny:{config.output}").freeze()
+    return write_card(config.output, shipped, corpus, lexicon)
 
 
 def _train(
-    config: PretrainConfig, corpus: SceneCorpus, lexicon: Lexicon, state: _Run, checkpoint: Path, log: Path
+    config: PretrainConfig,
+    corpus: SceneCorpus,
+    lexicon: Lexicon,
+    state: TrainingState,
+    checkpoint: Path,
+    log: Path,
 ) -> None:
     source = BatchSource(corpus, lexicon, config.seed, config.sentences, config.words)
     columns = (
@@ -249,10 +202,10 @@ def _train(
                     file.write(json.dumps(record) + "\n")
             progress.update(task, advance=1, note=f"loss {terms['loss']:.3f}")
             if state.step % config.save_every == 0 or last:
-                state.save(checkpoint, config)
+                state.save(checkpoint)
 
 
-def _step(config: PretrainConfig, source: BatchSource, state: _Run) -> dict[str, float]:
+def _step(config: PretrainConfig, source: BatchSource, state: TrainingState) -> dict[str, float]:
     """One optimiser step; everything random in it comes from (seed, step)."""
     crops = state.step < round(config.crop_share * config.steps)
     size, crop = (config.crop_batch, config.crop) if crops else (config.full_batch, None)
@@ -316,7 +269,6 @@ def export(
     weights = config.output / "tiny.safetensors"
     with atomic_write(weights) as file:
         file.write(save({key: value.half().contiguous() for key, value in encoder.state_dict().items()}))
-    training = {k: v for k, v in asdict(config).items() if k not in _FREE}
     write_json(
         config.output / "tiny.json",
         {
@@ -328,7 +280,7 @@ def export(
                 "torch": torch.__version__,
                 "steps": step,
                 "seconds": round(seconds),
-                "training": training,
+                "training": config.recipe(),
                 "corpus": corpus.record | {"pictures": len(corpus)},
                 "weights_sha256": sha256_file(weights),
             },
