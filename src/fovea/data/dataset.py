@@ -142,6 +142,7 @@ class RecordedDataset:
         if not place.path.is_file():
             raise FoveaError(f"the video {place.path} is missing; restore it or assemble the data set again")
         pictures: list[np.ndarray] = []
+        av.logging.set_level(av.logging.FATAL)  # a damaged file is told once, by us
         try:
             with av.open(str(place.path)) as container:
                 stream = container.streams.video[0]

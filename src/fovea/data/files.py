@@ -53,9 +53,7 @@ def read_json(path: str | Path, what: str = "JSON file") -> Any:
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FoveaError(
-            f"{path} is not readable as JSON ({error}); delete it and create the {what} again"
-        ) from error
+        raise FoveaError(f"{path} is not JSON ({error}); delete it and create the {what} again") from error
 
 
 def sha256_file(path: str | Path) -> str:

@@ -83,18 +83,35 @@ def assemble(
 def _build(
     staged: StagedEpisodes, root: Path, meta: dict[str, Any], repo_id: str, robot_type: str, progress: bool
 ) -> None:
-    import pyarrow.parquet as pq
     from lerobot.configs.video import RGBEncoderConfig
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
-    from lerobot.datasets.feature_utils import get_hf_features_from_features
+    from lerobot.datasets.io_utils import write_info
 
-    indices = staged.indices
-    height, width = staged.read(indices[0]).images.shape[2:4]
+    height, width = staged.read(staged.indices[0]).images.shape[2:4]
     video = {"dtype": "video", "shape": (height, width, 3), "names": ["height", "width", "channels"]}
     columns = {keys.STATE: 8, keys.ACTION: 7}
     features: dict[str, dict] = {key: dict(video) for key in keys.IMAGES}
     features |= {key: {"dtype": "float32", "shape": (size,), "names": None} for key, size in columns.items()}
     info = LeRobotDatasetMetadata.create(repo_id, keys.FPS, features, robot_type=robot_type, root=root)
+    try:
+        lines = _write_episodes(staged, info, (height, width), progress)
+    finally:
+        info.finalize()  # not left to the garbage collector, which would write after the folder is gone
+    encoder = RGBEncoderConfig(vcodec=_CODEC, crf=_CRF, preset=_PRESET, g=_KEYFRAMES)
+    info.update_video_info(video_encoder=encoder)
+    write_info(info.info, root)
+    (root / EPISODES).write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+    write_json(root / RECORD, meta | {"lerobot": version("lerobot"), "files": content_hashes(root)})
+
+
+def _write_episodes(
+    staged: StagedEpisodes, info: "LeRobotDatasetMetadata", size: tuple[int, int], progress: bool
+) -> list[dict[str, Any]]:
+    """Write every episode's rows, pictures and metadata; return the lines of meta/fovea_episodes.jsonl."""
+    import pyarrow.parquet as pq
+    from lerobot.datasets.feature_utils import get_hf_features_from_features
+
+    root, indices = info.root, staged.indices
     schema = get_hf_features_from_features(info.features).arrow_schema
     videos = {key: _VideoFiles(root, info.video_path, key) for key in keys.IMAGES}
     data_path = root / info.data_path.format(chunk_index=0, file_index=0)
@@ -108,10 +125,10 @@ def _build(
         job = bar.add_task("assembling", total=len(indices), note="")
         for number, index in enumerate(indices):
             episode = staged.read(index)
-            if episode.images.shape[2:4] != (height, width):
+            if episode.images.shape[2:4] != size:
                 raise FoveaError(
                     f"staged episode {index} has pictures of {episode.images.shape[2:4]}, the first one "
-                    f"{(height, width)}; collect it again with the same image size"
+                    f"{size}; collect it again with the same image size"
                 )
             streams = [episode.images[:, camera] for camera in range(len(keys.IMAGES))]
             places = pool.map(lambda key, frames: videos[key].add(frames), keys.IMAGES, streams)
@@ -122,18 +139,7 @@ def _build(
             bar.advance(job)
         for files in videos.values():
             files.close()
-    encoder = RGBEncoderConfig(vcodec=_CODEC, crf=_CRF, preset=_PRESET, g=_KEYFRAMES)
-    info.update_video_info(video_encoder=encoder)
-    info.finalize()
-    _write_info(info)
-    (root / EPISODES).write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
-    write_json(root / RECORD, meta | {"lerobot": version("lerobot"), "files": content_hashes(root)})
-
-
-def _write_info(info: "LeRobotDatasetMetadata") -> None:
-    from lerobot.datasets.io_utils import write_info
-
-    write_info(info.info, info.root)
+    return lines
 
 
 def _add_rows(
@@ -226,6 +232,7 @@ class _VideoFiles:
         import av
 
         self.close()
+        av.logging.set_level(av.logging.ERROR)
         self.file_index, self.frames = self.file_index + 1, 0
         path = self.root / self.template.format(video_key=self.key, chunk_index=0, file_index=self.file_index)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,207 @@
+"""Build a feature cache: run a frozen encoder over every frame of a data set, once.
+
+Resumable per episode, safe against a second process (a lock) and a full disk (refused before the first byte).
+
+Shapes: F frames of the data set, n of one episode, B pictures of a call, C cameras, N patches, D width.
+"""
+
+import hashlib
+import json
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fovea.data.dataset import EpisodeInfo, RecordedDataset
+from fovea.data.feature_cache import FORMAT, FeatureCache, cache_root, read_journal
+from fovea.data.files import human_size, locked, read_json, require_space, write_json
+from fovea.encoders.base import Encoder
+from fovea.errors import FoveaError
+from fovea.progress import progress_bar
+
+Transform = Callable[[Tensor], Tensor]
+
+
+def cache_key(encoder: Encoder, dataset: RecordedDataset, variant: str = "none") -> str:
+    """Name of the cache folder: SHA-256 over format, encoder identity, data contents, cameras and variant."""
+    parts = [FORMAT, encoder.identity, dataset.fingerprint, list(dataset.cameras), variant]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
+
+
+def build_features(
+    encoder: Encoder,
+    dataset: RecordedDataset,
+    *,
+    variant: str = "none",
+    transform: Transform | None = None,
+    root: str | Path | None = None,
+    workers: int = 2,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> FeatureCache:
+    """Open the cache of (encoder, dataset, variant), computing what is missing or damaged.
+
+    A killed build goes on where it was; a second process that wants the same cache waits for the first.
+
+    Args:
+        encoder: anything with `encode_image`, `identity`, `grid`, `width`; its weights must be frozen.
+        variant: name of the augmentation, part of the key.
+        transform: uint8 (B, 3, h, w) -> uint8 (B, 3, h, w), applied before the encoder; needs a `variant` of its own.
+        root: folder that holds all caches, `cache_root()` by default.
+        workers: threads that encode at the same time.
+        batch_size: pictures per call of the encoder.
+
+    Raises:
+        FoveaError: if the disk would fill, a video is damaged, or the encoder gives NaN or padded patches.
+    """
+    if (transform is None) != (variant == "none"):
+        raise FoveaError("expected a transform and a variant name together, got only one of them")
+    folder = Path(root or cache_root()) / "features" / cache_key(encoder, dataset, variant)
+    with locked(folder.with_suffix(".lock")):
+        builder = _Builder(folder, encoder, dataset, variant, transform, batch_size)
+        missing = builder.prepare()
+        if missing:
+            builder.run(missing, workers, progress)
+    return FeatureCache(folder)
+
+
+class _Builder:
+    """Fills one cache folder; its owner holds the lock."""
+
+    def __init__(
+        self,
+        folder: Path,
+        encoder: Encoder,
+        dataset: RecordedDataset,
+        variant: str,
+        transform: Transform | None,
+        batch_size: int,
+    ) -> None:
+        self.folder, self.encoder, self.dataset = folder, encoder, dataset
+        self.transform, self.batch_size = transform, batch_size
+        rows, columns = encoder.grid
+        self.shape = (len(dataset), len(dataset.cameras), rows * columns, encoder.width)
+        self.about = {
+            "format": FORMAT,
+            "encoder": encoder.name,
+            "identity": encoder.identity,
+            "tap": encoder.tap,
+            "dataset": dataset.fingerprint,
+            "variant": variant,
+            "cameras": list(dataset.cameras),
+            "shape": list(self.shape),
+            "dtype": "float16",
+            "episodes": [[episode.start, episode.stop] for episode in dataset.episodes],
+        }
+        self.data, self.journal = folder / "patches.f16", folder / "journal.jsonl"
+        self.sealed = folder / "sealed.json"
+        self.writing = threading.Lock()
+
+    def prepare(self) -> list[EpisodeInfo]:
+        """Create or mend the files; return the episodes still to compute."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "features.json").is_file():
+            self.journal.unlink(missing_ok=True)
+            write_json(self.folder / "features.json", self.about)
+        total = 2 * int(np.prod(self.shape))
+        if self.sealed.is_file() and self.data.is_file() and read_json(self.sealed) == _stamp(self.data):
+            return []
+        present = self.data.stat().st_blocks * 512 if self.data.is_file() else 0
+        require_space(self.folder, max(total - present, 0), "the feature cache")
+        with open(self.data, "ab") as file:
+            file.truncate(total)
+        checksums = read_journal(self.folder)
+        bytes_per_frame = total // self.shape[0]
+        done = {}
+        with open(self.data, "rb") as file:
+            for episode in self.dataset.episodes:
+                if episode.index in checksums:
+                    file.seek(episode.start * bytes_per_frame)
+                    if zlib.crc32(file.read(len(episode) * bytes_per_frame)) == checksums[episode.index]:
+                        done[episode.index] = checksums[episode.index]
+        _write_journal(self.journal, done)
+        if len(done) == len(self.dataset.episodes):
+            write_json(self.sealed, _stamp(self.data))
+        return [episode for episode in self.dataset.episodes if episode.index not in done]
+
+    def run(self, episodes: Sequence[EpisodeInfo], workers: int, progress: bool) -> None:
+        frames, cameras, patches, width = self.shape
+        total = 2 * frames * cameras * patches * width
+        with (
+            progress_bar(visible=progress) as bar,
+            ThreadPoolExecutor(workers) as pool,
+            open(self.data, "r+b") as data,
+            open(self.journal, "a") as journal,
+        ):
+            if progress:
+                size = f"{frames:,} frames x {cameras} cameras x {patches} patches x {width} in float16"
+                bar.console.print(f"{self.encoder.name}: {size}, {human_size(total)} in {self.folder}")
+            job = bar.add_task("encoding", total=sum(len(e) for e in episodes) * cameras, note="pictures")
+            jobs = [
+                pool.submit(self._episode, e, data.fileno(), journal, lambda n: bar.advance(job, n))
+                for e in episodes
+            ]
+            try:
+                for finished in as_completed(jobs):
+                    finished.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        write_json(self.sealed, _stamp(self.data))
+
+    @torch.inference_mode()
+    def _episode(self, episode: EpisodeInfo, data: int, journal: Any, advance: Callable[[int], None]) -> None:
+        patches = np.empty((len(episode), *self.shape[1:]), np.float16)
+        for camera, key in enumerate(self.dataset.cameras):
+            pictures = torch.from_numpy(self.dataset.frames(episode.index, key)).permute(0, 3, 1, 2)
+            for first in range(0, len(episode), self.batch_size):
+                part = pictures[first : first + self.batch_size].contiguous()
+                patches[first : first + len(part), camera] = self._encode(part, episode, key)
+                advance(len(part))
+        content = patches.tobytes()
+        with self.writing:
+            _write_at(data, content, episode.start * len(content) // len(episode))
+            os.fdatasync(data)
+            journal.write(json.dumps({"episode": episode.index, "crc32": zlib.crc32(content)}) + "\n")
+            journal.flush()
+
+    def _encode(self, pictures: Tensor, episode: EpisodeInfo, key: str) -> np.ndarray:
+        tokens = self.encoder.encode_image(self.transform(pictures) if self.transform else pictures)
+        expected = (len(pictures), *self.shape[2:])
+        if tuple(tokens.values.shape) != expected or not bool(tokens.mask.all()):
+            raise FoveaError(
+                f"encoder {self.encoder.name} gave patches {tuple(tokens.values.shape)}, expected {expected} "
+                "and none of them padding; its grid and width must describe them"
+            )
+        values = tokens.values.to(torch.float16).cpu().numpy()
+        if not np.isfinite(values).all():
+            raise FoveaError(
+                f"encoder {self.encoder.name} gave NaN or values beyond float16 in episode {episode.index}, {key}"
+            )
+        return values
+
+
+def _write_at(file: int, content: bytes, offset: int) -> None:
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(file, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _stamp(path: Path) -> dict[str, int]:
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _write_journal(path: Path, checksums: dict[int, int]) -> None:
+    lines: Iterable[str] = (json.dumps({"episode": k, "crc32": v}) + "\n" for k, v in checksums.items())
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(lines))
+    os.replace(temporary, path)

@@ -1,0 +1,144 @@
+"""Windows: short contiguous slices of episodes, as the batches a policy trains on.
+
+A window of T steps that starts at step t0 holds the observations t0..t0+T-1 and the actions t0..t0+T+H-2, so that its
+position i owns the chunk of actions i..i+H-1. Windows may hang over the end of an episode (and over its start, as
+LeRobot's own loader does, with `lead`): there the nearest real step is repeated and marked as padding.
+
+Shapes: B windows, T steps of context, H horizon, C cameras, N patches, D width, S state, A action.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fovea.data import keys
+from fovea.data.dataset import EpisodeInfo, RecordedDataset
+from fovea.data.feature_cache import FeatureCache
+from fovea.errors import FoveaError
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window: an episode and the step it starts at (negative or near the end: it hangs over)."""
+
+    episode: EpisodeInfo
+    start: int
+
+    def describe(self, context: int) -> str:
+        """For messages: 'episode 3, frames 10..21'."""
+        last = min(self.start + context, len(self.episode)) - 1
+        return f"episode {self.episode.index}, frames {max(self.start, 0)}..{last} ({self.episode.task!r})"
+
+
+class WindowSource:
+    """Draws windows of chosen episodes and turns them into batches.
+
+    Args:
+        dataset: where states, actions and sentences come from.
+        features: cached patches of the same data set; without them batches carry decoded pictures (slow, and the
+            episodes used are kept in memory).
+        episodes: which episodes; all by default.
+        context: T.
+        horizon: H.
+        lead: how many steps a window may start before its episode.
+        tail: how many steps a window may end after its episode; T-1 by default, so every step of an episode is equally
+            often seen (but for the first T-1-lead).
+
+    Raises:
+        FoveaError: if there are no episodes or the features belong to another data set.
+    """
+
+    def __init__(
+        self,
+        dataset: RecordedDataset,
+        features: FeatureCache | None = None,
+        *,
+        episodes: Sequence[EpisodeInfo] | None = None,
+        context: int = 12,
+        horizon: int = 12,
+        lead: int = 0,
+        tail: int | None = None,
+    ) -> None:
+        self.dataset, self.features = dataset, features
+        self.episodes = list(dataset.episodes if episodes is None else episodes)
+        self.context, self.horizon, self.lead = context, horizon, lead
+        self.tail = context - 1 if tail is None else tail
+        if not self.episodes:
+            raise FoveaError(
+                f"expected at least one episode of {dataset.root} to train on, got none; check the split"
+            )
+        if not (0 <= lead < context and 0 <= self.tail < context and horizon > 0):
+            raise FoveaError(
+                f"expected lead and tail in 0..{context - 1} and a horizon above 0, got {lead}, {self.tail}, {horizon}"
+            )
+        if features is not None and features.about["dataset"] != dataset.fingerprint:
+            raise FoveaError(
+                f"{features.folder} holds the features of another data set than {dataset.root}; build them"
+            )
+        counts = [max(1, len(episode) + lead + self.tail - context + 1) for episode in self.episodes]
+        self._ends = np.cumsum(counts)
+        self._pictures: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """Number of different windows."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, number: int) -> Window:
+        which = int(np.searchsorted(self._ends, number, side="right"))
+        before = int(self._ends[which - 1]) if which else 0
+        return Window(self.episodes[which], number - before - self.lead)
+
+    def sample(self, seed: int, step: int, count: int) -> list[Window]:
+        """`count` windows drawn uniformly with replacement: a pure function of seed and step, so resuming is exact."""
+        rng = np.random.default_rng([seed, step])
+        return [self[int(number)] for number in rng.integers(len(self), size=count)]
+
+    def spread(self, count: int) -> list[Window]:
+        """At most `count` windows spread evenly over all, always the same: for validation."""
+        count = min(count, len(self))
+        return [self[int(number)] for number in np.linspace(0, len(self) - 1, count)]
+
+    def batch(self, windows: Sequence[Window]) -> dict[str, Any]:
+        """Collate windows.
+
+        Returns:
+            `observation.state` (B, T, S) and `observation.state_is_pad` (B, T) bool; `action` (B, T+H-1, A) and
+            `action_is_pad` (B, T+H-1) bool, True past either end and before `label_from`; per camera
+            `observation.features.*` (B, T, N, D) float16 or `observation.images.*` (B, T, 3, h, w) uint8;
+            `task` list of B sentences.
+        """
+        steps, actions = np.arange(self.context), np.arange(self.context + self.horizon - 1)
+        starts = np.array([window.start for window in windows])
+        lengths = np.array([len(window.episode) for window in windows])[:, None]
+        offsets = np.array([window.episode.start for window in windows])[:, None]
+        label_from = np.array([window.episode.label_from for window in windows])[:, None]
+        seen, acted = starts[:, None] + steps, starts[:, None] + actions
+        seen_rows = offsets + np.clip(seen, 0, lengths - 1)
+        acted_rows = offsets + np.clip(acted, 0, lengths - 1)
+        batch: dict[str, Any] = {
+            keys.STATE: torch.from_numpy(self.dataset.state[seen_rows]),
+            f"{keys.STATE}_is_pad": torch.from_numpy((seen < 0) | (seen >= lengths)),
+            keys.ACTION: torch.from_numpy(self.dataset.action[acted_rows]),
+            f"{keys.ACTION}_is_pad": torch.from_numpy((acted < label_from) | (acted >= lengths)),
+            keys.TASK: [window.episode.task for window in windows],
+        }
+        if self.features is not None:
+            for camera, key in enumerate(self.dataset.cameras):
+                batch[keys.features_key(key)] = self.features.gather(seen_rows, camera)
+        else:
+            pictures = [self._episode_pictures(window.episode) for window in windows]
+            local = seen_rows - offsets
+            for camera, key in enumerate(self.dataset.cameras):
+                frames = np.stack([pictures[b][camera, local[b]] for b in range(len(windows))])
+                batch[key] = torch.from_numpy(np.moveaxis(frames, -1, 2).copy())
+        return batch
+
+    def _episode_pictures(self, episode: EpisodeInfo) -> np.ndarray:
+        """(C, n, h, w, 3) uint8."""
+        if episode.index not in self._pictures:
+            frames = [self.dataset.frames(episode.index, key) for key in self.dataset.cameras]
+            self._pictures[episode.index] = np.stack(frames)
+        return self._pictures[episode.index]
