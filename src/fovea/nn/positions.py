@@ -45,7 +45,11 @@ def rotary_angles(steps: Tensor, width: int) -> Tensor:
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate pairs (first half, second half) of x (..., N, D) by angles (N, D / 2)."""
+    """Rotate pairs (first half, second half) of x (..., N, D) by angles (N, D / 2).
+
+    Non-obvious: it turns by minus the angle, as OTTER's release does; attention sees differences only, so the
+    direction is a convention that weights depend on.
+    """
     first, second = x.chunk(2, dim=-1)
     cos, sin = angles.cos(), angles.sin()
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat([first * cos + second * sin, second * cos - first * sin], dim=-1)
