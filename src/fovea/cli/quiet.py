@@ -33,3 +33,6 @@ def silence() -> None:
     logger = logging.getLogger("robosuite_logs")
     if not any(isinstance(f, _Macros) for f in logger.filters):
         logger.addFilter(_Macros())
+    import av
+
+    av.logging.set_libav_level(av.logging.ERROR)  # x264's statistics; LeRobot lets them through

@@ -1,6 +1,6 @@
 """What `fovea VERB --help` prints: every flag with its type, its description and its default.
 
-A description is the field's entry under `Attributes:` in the class docstring, or the comment beside the field.
+A description is the field's entry under `Attributes:` or `Args:` in the class docstring, or the comment beside it.
 """
 
 import dataclasses
@@ -50,9 +50,9 @@ def _rows(config_class: type, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _attributes(docstring: str) -> dict[str, str]:
-    """Field name -> text, from the `Attributes:` section of a class docstring."""
-    _, found, section = docstring.partition("Attributes:\n")
-    section = re.split(r"\n\S", section)[0] if found else ""
+    """Field name -> text, from the `Attributes:` or `Args:` section of a class docstring."""
+    _, *found = re.split(r"^(?:Attributes|Args):\n", docstring, maxsplit=1, flags=re.MULTILINE)
+    section = re.split(r"\n\S", found[0])[0] if found else ""
     entries = re.findall(r"^    (\w[\w, ]*): (.+(?:\n {6,}.+)*)", section, flags=re.MULTILINE)
     return {name.strip(): _sentence(text) for names, text in entries for name in names.split(",")}
 
@@ -70,6 +70,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
         value = field.default_factory()
     else:
         return "required"
+    if isinstance(value, list | tuple):
+        value = ",".join(map(str, value))
     return "" if value is None or value is False or value == "" else f"default {value}"
 
 
