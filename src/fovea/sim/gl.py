@@ -64,6 +64,11 @@ def import_libero_envs() -> dict[str, type]:
             f"the LIBERO simulator is not installed (no module {error.name!r}). "
             'Install it with: pip install "lerobot_policy_fovea[libero]"'
         ) from error
+    except PermissionError as error:
+        raise FoveaError(
+            f"robosuite logs to {error.filename}, which belongs to somebody else on this machine: "
+            "have it removed, or run in a container of your own"
+        ) from error
     finally:
         logger.setLevel(level)
     return dict(TASK_MAPPING)

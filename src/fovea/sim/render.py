@@ -78,7 +78,15 @@ class Camera:
         import mujoco
 
         self.settings = settings
-        self._renderer = mujoco.Renderer(model, settings.image_size, settings.image_size)
+
+        class Renderer(mujoco.Renderer):
+            def close(self) -> None:
+                """Free this renderer's objects, not those of whichever context drew last (MuJoCo's own does)."""
+                if self._gl_context:
+                    self._gl_context.make_current()
+                super().close()
+
+        self._renderer = Renderer(model, settings.image_size, settings.image_size)
         self._options = mujoco.MjvOption()
         self._options.geomgroup[0] = 0  # collision geometry
         self._options.geomgroup[1] = 1  # visual geometry
