@@ -1,0 +1,36 @@
+"""The how-to pages: their code runs, their links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+PROSE = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
+
+
+@pytest.fixture(autouse=True)
+def suites_stay_as_they_are(monkeypatch):
+    """A page may register a suite; the next test does not see it."""
+    from fovea.sim import suites
+
+    monkeypatch.setattr(suites, "MAX_STEPS", dict(suites.MAX_STEPS))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name.startswith("add_")], ids=lambda p: p.stem
+)
+def test_the_code_of_a_page_runs(page):
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert blocks
+    names: dict[str, object] = {"__name__": page.stem}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    inside = [target for target in targets if "://" not in target and not target.startswith("mailto:")]
+    assert [target for target in inside if not (page.parent / target).exists()] == []
