@@ -18,7 +18,11 @@ def check_heads(width: int, heads: int) -> None:
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of queries (B, N, D) over a context (B, M, K)."""
+    """Multi-head attention of queries (B, N, D) over a context (B, M, K).
+
+    Non-obvious: a few queries over many tokens (readouts over patches) are computed without projecting the
+    tokens: q . (W x) = (W^T q) . x, and likewise for the values. Same numbers, less work.
+    """
 
     def __init__(self, width: int, context_width: int, heads: int) -> None:
         super().__init__()
@@ -31,11 +35,27 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend; `mask` (B, M) is True where the context is real."""
-        q, k, v = (
-            split_heads(t, self.heads) for t in (self.query(x), self.key(context), self.value(context))
-        )
+        q = split_heads(self.query(x), self.heads)
         attend = None if mask is None else mask[:, None, None, :]
+        if self.heads * x.shape[1] < min(x.shape[2], context.shape[1]):
+            return self.out(merge_heads(self._attend_unprojected(q, context, attend)))
+        k, v = split_heads(self.key(context), self.heads), split_heads(self.value(context), self.heads)
         return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=attend)))
+
+    def _attend_unprojected(self, q: Tensor, context: Tensor, attend: Tensor | None) -> Tensor:
+        """Queries (B, heads, N, D / heads) over raw tokens (B, M, K) -> (B, heads, N, D / heads)."""
+        q = q * q.shape[-1] ** -0.5
+        split = (self.heads, -1)
+        turned = torch.einsum("bhnd,hdk->bhnk", q, self.key.weight.unflatten(0, split)).flatten(1, 2)
+        offset = torch.einsum("bhnd,hd->bhn", q, self.key.bias.unflatten(0, split)).flatten(1, 2)
+        scores = torch.baddbmm(offset[..., None], turned, context.transpose(1, 2)).unflatten(1, split)
+        if attend is not None:
+            scores = scores.masked_fill(~attend, float("-inf"))
+        collected = scores.softmax(dim=-1).flatten(1, 2) @ context
+        values = torch.einsum(
+            "bhnk,hdk->bhnd", collected.unflatten(1, split), self.value.weight.unflatten(0, split)
+        )
+        return values + self.value.bias.unflatten(0, split)[:, None]
 
 
 class CausalSelfAttention(nn.Module):

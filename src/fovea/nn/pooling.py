@@ -67,7 +67,9 @@ class Readouts(nn.Module):
             )
         width = out_width // readouts
         self.query = nn.Parameter(torch.randn(readouts, width))
-        self.context_norm = nn.LayerNorm(context_width) if style == "pre_ln" else nn.Identity()
+        # no affine part: the key and value projections that follow can do its work
+        norm = nn.LayerNorm(context_width, elementwise_affine=False)
+        self.context_norm = norm if style == "pre_ln" else nn.Identity()
         self.blocks = nn.ModuleList(
             ReadoutBlock(width, context_width, heads, out_width, style) for _ in range(blocks)
         )
