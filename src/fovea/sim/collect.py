@@ -82,7 +82,9 @@ class CollectConfig:
         if len(self.init_states) != 2 or not 0 <= self.init_states[0] <= self.init_states[1]:
             raise FoveaError(f"--init_states: expected [first, last], got {self.init_states}")
         if self.holdout and self.layout != "drawn":
-            raise FoveaError("--holdout goes with --layout drawn: official layouts pick each task's own object")
+            raise FoveaError(
+                "--holdout goes with --layout drawn: official layouts pick each task's own object"
+            )
 
     @property
     def task_ids(self) -> list[int]:
@@ -154,7 +156,9 @@ def _check_finished(config: CollectConfig) -> dict[str, Any]:
     record = json.loads((config.out / "meta" / "fovea.json").read_text())
     wanted = config.identity() | {"tasks": config.task_ids, "episodes": config.episodes}
     if record["collection"] != json.loads(json.dumps(wanted)):
-        differing = [key for key in wanted if record["collection"].get(key) != json.loads(json.dumps(wanted[key]))]
+        differing = [
+            key for key in wanted if record["collection"].get(key) != json.loads(json.dumps(wanted[key]))
+        ]
         raise FoveaError(
             f"{config.out} already holds a data set that was collected otherwise (different: {', '.join(differing)}); "
             "choose another --out or delete the folder"
@@ -215,7 +219,9 @@ def _work(config: CollectConfig, staging: Path, chunks: list[list[Job]]) -> Iter
     # neighbours in the list share a task: each worker gets one stretch of it
     shares = [deque(chunk for chunk in share) for share in np.array_split(np.arange(len(chunks)), workers)]
     processes = [
-        context.Process(target=_worker, args=(config, staging, [chunks[i] for i in share], results), daemon=True)
+        context.Process(
+            target=_worker, args=(config, staging, [chunks[i] for i in share], results), daemon=True
+        )
         for share in shares
     ]
     with _environment(LP_NUM_THREADS="1", OMP_NUM_THREADS="1"):
@@ -258,7 +264,7 @@ def _worker(config: CollectConfig, staging: Path, chunks: list[list[Job]], resul
         results.put(str(error))
 
 
-class _environment:  # noqa: N801 - a context manager, read as a verb
+class _environment:
     """Set environment variables for the processes that are started inside."""
 
     def __init__(self, **values: str) -> None:
@@ -334,14 +340,18 @@ def draw_start(config: CollectConfig, env: LiberoEnv, job: Job, rng: np.random.G
     """
     first, last = config.init_states
     if last >= env.init_state_count:
-        raise FoveaError(f"--init_states: {config.suite} has states 0 to {env.init_state_count - 1}, got {last}")
+        raise FoveaError(
+            f"--init_states: {config.suite} has states 0 to {env.init_state_count - 1}, got {last}"
+        )
     if config.layout == "official":
         state = first + job.number % (last - first + 1)
         return EpisodeStart(config.suite, job.task_id, state, seed=int(rng.integers(2**31)))
     objects = sorted(name.removesuffix("_1") for name in env.object_names if not name.startswith("basket"))
     targets = [name for name in objects if name not in config.holdout]
     if not targets:
-        raise FoveaError(f"--holdout leaves no target in task {job.task_id}: its objects are {', '.join(objects)}")
+        raise FoveaError(
+            f"--holdout leaves no target in task {job.task_id}: its objects are {', '.join(objects)}"
+        )
     return EpisodeStart(
         config.suite,
         job.task_id,

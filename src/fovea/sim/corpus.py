@@ -22,7 +22,7 @@ from fovea.data.files import atomic_write, write_json
 from fovea.errors import FoveaError
 from fovea.progress import progress_bar
 from fovea.sim.catalogue import CATALOGUE
-from fovea.sim.env import _build, _numpy_seed, _objects_of_geoms, _reset
+from fovea.sim.env import build_sim_env, numpy_seed, objects_of_geoms, reset_sim_env
 from fovea.sim.render import Camera, RenderSettings
 from fovea.sim.scenes import bddl, draw_scene
 from fovea.sim.shuffle import SceneShuffler
@@ -81,7 +81,9 @@ def run(config: CorpusConfig) -> dict[str, Any]:
     write_json(record_path, record)
     rejects = config.out / "rejects"
     rejects.mkdir(exist_ok=True)
-    todo = [i for i in range(config.scenes) if not (_shard(config, i).exists() or (rejects / f"{i}.txt").exists())]
+    todo = [
+        i for i in range(config.scenes) if not (_shard(config, i).exists() or (rejects / f"{i}.txt").exists())
+    ]
     with progress_bar() as bar:
         task = bar.add_task("scenes", total=config.scenes, completed=config.scenes - len(todo), note="")
         for _ in _render_all(config, todo):
@@ -135,9 +137,9 @@ def _render_scene(job: tuple[CorpusConfig, int]) -> int:
         path = Path(folder) / "scene.bddl"
         path.write_text(bddl(spec))
         try:
-            with _numpy_seed(number):
-                sim_env = _build(str(path), _settings(config))
-                _reset(sim_env)
+            with numpy_seed(number):
+                sim_env = build_sim_env(str(path), _settings(config))
+                reset_sim_env(sim_env)
         except (RuntimeError, ValueError, KeyError, AttributeError, AssertionError) as error:
             # LIBERO cannot build every combination of its own types: recorded, counted, passed over
             reason = f"{dataclasses.asdict(spec)}: {type(error).__name__}: {error}"
@@ -151,13 +153,15 @@ def _render_scene(job: tuple[CorpusConfig, int]) -> int:
     return number
 
 
-def _render_frames(sim_env: Any, config: CorpusConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _render_frames(sim_env: Any, config: CorpusConfig, rng: np.random.Generator) -> dict[str, Any]:
     model, data = sim_env.sim.model._model, sim_env.sim.data._data
     names = list(sim_env.obj_body_id)
     categories = list(CATALOGUE)
     # instances are called <type>_1; the last entry stands for "no object"
-    kinds = np.array([categories.index(n[:-2]) if n[:-2] in CATALOGUE else BACKGROUND for n in names] + [BACKGROUND])
-    objects = _objects_of_geoms(model, list(sim_env.obj_body_id.values()))
+    kinds = np.array(
+        [categories.index(n[:-2]) if n[:-2] in CATALOGUE else BACKGROUND for n in names] + [BACKGROUND]
+    )
+    objects = objects_of_geoms(model, list(sim_env.obj_body_id.values()))
     shuffler = SceneShuffler(sim_env, rng)
     camera = Camera(model, _settings(config))
     images, labels, cameras = [], [], []

@@ -47,7 +47,8 @@ class Disturbance:
         self._scale = np.array([1, 1, 1, ROTATION_SHARE, ROTATION_SHARE, ROTATION_SHARE])
         self._drift = np.zeros(6)
         self._events = self._draw_events() if recovery else []
-        self._left, self._event = 0, None
+        self._left = 0
+        self._event: Event | None = None
 
     def _draw_events(self) -> list[Event]:
         rng = self._rng
@@ -56,8 +57,9 @@ class Disturbance:
         for kind in kinds:
             direction = rng.normal(size=3) * [1.0, 1.0, 0.6]
             push = direction / np.linalg.norm(direction) * rng.uniform(0.6, 1.0)
-            steps = {"push": rng.integers(4, 9), "clench": rng.integers(6, 10), "drop": 4}[str(kind)]
-            events.append(Event(str(kind), int(rng.integers(5, 80)), int(steps), push))
+            least, most = {"push": (4, 8), "clench": (6, 9), "drop": (4, 4)}[str(kind)]
+            steps = int(rng.integers(least, most + 1))
+            events.append(Event(str(kind), int(rng.integers(5, 80)), steps, push))
         return sorted(events, key=lambda event: event.start)
 
     def apply(self, action: Array, step: int, *, holding: bool, distance: float) -> Array:

@@ -55,14 +55,14 @@ class LiberoEnv:
         self.instruction = self.task.language
         self.success = False
         self._initial_states = self.task.initial_states()
-        with _numpy_seed(seed):
-            self.sim_env: Any = _build(str(self.task.bddl_file), self.render_settings)
+        with numpy_seed(seed):
+            self.sim_env: Any = build_sim_env(str(self.task.bddl_file), self.render_settings)
         self.sim_env._observables.clear()  # state is read from the simulation, pictures are drawn on demand
         self._official_goal = self.sim_env.parsed_problem["goal_state"]
         self.model: mujoco.MjModel = self.sim_env.sim.model._model
         self.data: mujoco.MjData = self.sim_env.sim.data._data
         self.object_names: list[str] = list(self.sim_env.obj_body_id)
-        self._object_of_geom = _objects_of_geoms(self.model, list(self.sim_env.obj_body_id.values()))
+        self._object_of_geom = objects_of_geoms(self.model, list(self.sim_env.obj_body_id.values()))
         self._camera: Camera | None = None
 
     @property
@@ -79,8 +79,8 @@ class LiberoEnv:
         robosuite_env = self.sim_env
         robosuite_env.parsed_problem["goal_state"] = self._official_goal
         self.instruction, self.success = self.task.language, False
-        with _numpy_seed(start.seed):
-            _reset(robosuite_env)
+        with numpy_seed(start.seed):
+            reset_sim_env(robosuite_env)
         self.model, self.data = robosuite_env.sim.model._model, robosuite_env.sim.data._data
         gripper = robosuite_env.robots[0].gripper
         gripper.current_action = np.zeros_like(gripper.current_action)  # survives robosuite's soft resets
@@ -194,7 +194,7 @@ def axis_angle(quaternion: NDArray) -> NDArray[np.float64]:
     return np.zeros(3) if length < 1e-10 else vector / length * (2.0 * np.arccos(w))
 
 
-def _objects_of_geoms(model: mujoco.MjModel, bodies: list[int]) -> NDArray[np.int16]:
+def objects_of_geoms(model: mujoco.MjModel, bodies: list[int]) -> NDArray[np.int16]:
     """Object number of each geom (ngeom + 1,); -1 for others and, at index -1, for "no geom"."""
     number_of_body = np.full(model.nbody, -1, np.int16)
     for body in range(1, model.nbody):  # parents come before children
@@ -204,7 +204,7 @@ def _objects_of_geoms(model: mujoco.MjModel, bodies: list[int]) -> NDArray[np.in
     return np.append(number_of_body[model.geom_bodyid], np.int16(-1))
 
 
-def _build(bddl_file: str, settings: RenderSettings) -> Any:
+def build_sim_env(bddl_file: str, settings: RenderSettings) -> Any:
     """LIBERO's own environment for a BDDL file, compiled with our assets. Nothing global is patched."""
     problems = import_libero_envs()
     from libero.libero.envs.bddl_utils import get_problem_info
@@ -234,7 +234,7 @@ def _build(bddl_file: str, settings: RenderSettings) -> Any:
     )
 
 
-def _reset(robosuite_env: Any) -> None:
+def reset_sim_env(robosuite_env: Any) -> None:
     """robosuite's soft reset; a drawing of positions that finds no room is drawn again, as LIBERO does."""
     from robosuite.utils.errors import RandomizationError
 
@@ -248,7 +248,7 @@ def _reset(robosuite_env: Any) -> None:
 
 
 @contextmanager
-def _numpy_seed(seed: int) -> Iterator[None]:
+def numpy_seed(seed: int) -> Iterator[None]:
     """Seed the global generator that robosuite draws from, and give it back as it was."""
     state = np.random.get_state()  # noqa: NPY002
     np.random.seed(seed)  # noqa: NPY002

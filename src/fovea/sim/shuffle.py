@@ -32,10 +32,15 @@ class SceneShuffler:
         self.rng = rng
         self.model, self.data = sim_env.sim.model._model, sim_env.sim.data._data
         model = self.model
-        self.free = {name: int(model.jnt_qposadr[model.body_jntadr[sim_env.obj_body_id[name]]]) for name in sim_env.objects_dict}
+        self.free = {
+            name: int(model.jnt_qposadr[model.body_jntadr[sim_env.obj_body_id[name]]])
+            for name in sim_env.objects_dict
+        }
         workspace = sim_env.workspace_name if hasattr(sim_env, "workspace_name") else None
         self.fixtures = {
-            name: int(sim_env.obj_body_id[name]) for name in sim_env.fixtures_dict if name in sim_env.obj_body_id and name != workspace
+            name: int(sim_env.obj_body_id[name])
+            for name in sim_env.fixtures_dict
+            if name in sim_env.obj_body_id and name != workspace
         }
         self.site = int(sim_env.robots[0].eef_site_id)
         self.arm = [int(i) for i in sim_env.robots[0]._ref_joint_pos_indexes]
@@ -44,7 +49,18 @@ class SceneShuffler:
         self.start = self.data.qpos.copy()
         self.surface = min((self.start[a + 2] for a in self.free.values()), default=0.0) - 0.02
         self.cameras = [model.camera(name).id for name in ("agentview", "robot0_eye_in_hand")]
-        self.stock = {k: getattr(model, k).copy() for k in ("cam_pos", "cam_quat", "cam_fovy", "body_pos", "body_quat", "light_pos", "light_diffuse")}
+        self.stock = {
+            k: getattr(model, k).copy()
+            for k in (
+                "cam_pos",
+                "cam_quat",
+                "cam_fovy",
+                "body_pos",
+                "body_quat",
+                "light_pos",
+                "light_diffuse",
+            )
+        }
         self.headlight = np.array(model.vis.headlight.diffuse)
 
     def shuffle(self) -> None:
@@ -76,7 +92,9 @@ class SceneShuffler:
             if any(np.linalg.norm(point - other) < 0.3 for other in taken):
                 point = np.array([FAR, FAR * (len(taken) + 1)])
             self.model.body_pos[body, :2] = point
-            turn = Rotation.from_euler("z", self.rng.choice([0, np.pi / 2, np.pi, -np.pi / 2]) + self.rng.normal(0, 0.2))
+            turn = Rotation.from_euler(
+                "z", self.rng.choice([0, np.pi / 2, np.pi, -np.pi / 2]) + self.rng.normal(0, 0.2)
+            )
             self.model.body_quat[body] = _compose(turn, self.model.body_quat[body])
             taken.append(point)
         return taken
@@ -92,7 +110,9 @@ class SceneShuffler:
             if any(np.linalg.norm(point - other) < FURNITURE_SPACING for other in furniture):
                 point = self._spot([*spots, *furniture], FURNITURE_SPACING)
             pose[:2] = point
-            turn = Rotation.from_euler("z", self.rng.uniform(-np.pi, np.pi) if self.rng.random() < 0.3 else self.rng.normal(0, 0.4))
+            turn = Rotation.from_euler(
+                "z", self.rng.uniform(-np.pi, np.pi) if self.rng.random() < 0.3 else self.rng.normal(0, 0.4)
+            )
             if self.rng.random() < LYING:
                 turn = turn * Rotation.from_euler("x", self.rng.choice([-np.pi / 2, np.pi / 2]))
             pose[3:] = _compose(turn, pose[3:])
@@ -103,14 +123,20 @@ class SceneShuffler:
         """Bring the hand to a random place by damped least squares; the fingers open or closed."""
         rng = self.rng
         if rng.random() < ARM_AWAY:
-            goal = np.array([rng.uniform(-0.35, -0.25), rng.uniform(-0.1, 0.1), self.surface + rng.uniform(0.35, 0.5)])
+            goal = np.array(
+                [rng.uniform(-0.35, -0.25), rng.uniform(-0.1, 0.1), self.surface + rng.uniform(0.35, 0.5)]
+            )
         else:
-            near = spots[rng.integers(len(spots))] if spots and rng.random() < 0.65 else rng.uniform(*WORKSPACE)
+            near = (
+                spots[rng.integers(len(spots))] if spots and rng.random() < 0.65 else rng.uniform(*WORKSPACE)
+            )
             height = rng.uniform(0.05, 0.3) if rng.random() < 0.75 else rng.uniform(0.02, 0.08)
             goal = np.array([*(near + rng.normal(0, 0.035, 2)), self.surface + height])
         yaw = np.pi / 2 + rng.normal(0, 0.25)
         x, z = np.array([np.cos(yaw), np.sin(yaw), 0.0]), np.array([0.0, 0.0, -1.0])
-        wanted = Rotation.from_rotvec(rng.normal(0, 0.06, 3)).as_matrix() @ np.stack([x, np.cross(z, x), z], 1)
+        wanted = Rotation.from_rotvec(rng.normal(0, 0.06, 3)).as_matrix() @ np.stack(
+            [x, np.cross(z, x), z], 1
+        )
         jacobian = np.zeros((6, self.model.nv))
         for _ in range(25):
             mujoco.mj_kinematics(self.model, self.data)
@@ -141,9 +167,13 @@ class SceneShuffler:
 
     def _move_cameras(self) -> None:
         rng, model = self.rng, self.model
-        for camera, (shift, turn, zoom) in zip(self.cameras, ((0.015, 0.012, 1.2), (0.004, 0.01, 1.0)), strict=True):
+        for camera, (shift, turn, zoom) in zip(
+            self.cameras, ((0.015, 0.012, 1.2), (0.004, 0.01, 1.0)), strict=True
+        ):
             model.cam_pos[camera] += rng.normal(0, shift, 3)
-            model.cam_quat[camera] = _compose(Rotation.from_rotvec(rng.normal(0, turn, 3)), model.cam_quat[camera])
+            model.cam_quat[camera] = _compose(
+                Rotation.from_rotvec(rng.normal(0, turn, 3)), model.cam_quat[camera]
+            )
             model.cam_fovy[camera] += rng.normal(0, zoom)
 
 
