@@ -57,9 +57,8 @@ class Disturbance:
         for kind in kinds:
             direction = rng.normal(size=3) * [1.0, 1.0, 0.6]
             push = direction / np.linalg.norm(direction) * rng.uniform(0.6, 1.0)
-            least, most = {"push": (4, 8), "clench": (6, 9), "drop": (4, 4)}[str(kind)]
-            steps = int(rng.integers(least, most + 1))
-            events.append(Event(str(kind), int(rng.integers(5, 80)), steps, push))
+            lengths = {"push": int(rng.integers(4, 9)), "clench": int(rng.integers(6, 10)), "drop": 4}
+            events.append(Event(str(kind), int(rng.integers(5, 80)), lengths[str(kind)], push))
         return sorted(events, key=lambda event: event.start)
 
     def apply(self, action: Array, step: int, *, holding: bool, distance: float) -> Array:
