@@ -34,7 +34,9 @@ def help_text(config_class: type, program: str, summary: str, examples: Sequence
 
 def _rows(config_class: type, prefix: str = "") -> Iterator[tuple[str, str]]:
     resolved = typing.get_type_hints(config_class)
-    described = _attributes(inspect.getdoc(config_class) or "")
+    described: dict[str, str] = {}
+    for base in reversed(config_class.__mro__):
+        described |= _attributes(inspect.cleandoc(base.__doc__ or ""))
     for field in dataclasses.fields(config_class):
         if not field.init:
             continue
