@@ -11,8 +11,8 @@ LEXICON = Lexicon(
         "ketchup": Naming(("ketchup", "ketchup bottle"), ("red",)),
         "blue_ketchup": Naming(("ketchup", "ketchup bottle"), ("blue",)),
         "basket": Naming(("basket",)),
-        "wooden_cabinet": Naming(("wooden cabinet", "cabinet", "drawer"), fixture=True),
-        "flat_stove": Naming(("stove",), fixture=True),
+        "wooden_cabinet": Naming(("wooden cabinet", "cabinet", "drawer"), kind="fixture"),
+        "flat_stove": Naming(("stove",), kind="fixture"),
         "moka_pot": Naming(("moka pot",)),
     }
 )

@@ -89,12 +89,12 @@ class Naming:
     Attributes:
         nouns: its noun phrases, LIBERO's own wording first.
         colours: adjectives that are true of it (may be empty).
-        fixture: True for furniture that is opened or switched rather than picked up.
+        kind: "graspable", "container" (things are put there) or "fixture" (furniture; opened or switched).
     """
 
     nouns: tuple[str, ...]
     colours: tuple[str, ...] = ()
-    fixture: bool = False
+    kind: str = "graspable"
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class Lexicon:
                 return own[rng.integers(len(own))]
         others = [other for other in others if other != target]
         forms: tuple[str, ...] = PICK + PLACE if others else PICK
-        if self.names[target].fixture:
+        if self.names[target].kind == "fixture":
             drawers = "drawer" in self.names[target].nouns
             forms = tuple(f for f in OPERATE if (others or "{b}" not in f) and (drawers or "drawer" not in f))
         if rng.random() < 0.3:
@@ -216,7 +216,9 @@ class Lexicon:
         template = forms[rng.integers(len(forms))]
         fillers = {"a": self._phrase(target, rng)}
         if "{b}" in template:
-            fillers["b"] = self._phrase(others[rng.integers(len(others))], rng)
+            places = [other for other in others if self.names[other].kind != "graspable"]
+            choice = places if places and rng.random() < 0.5 else others
+            fillers["b"] = self._phrase(choice[rng.integers(len(choice))], rng)
         aligned = self.align(template.format(**fillers))
         assert aligned is not None  # its phrases come from this lexicon
         return aligned

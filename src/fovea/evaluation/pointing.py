@@ -48,7 +48,7 @@ def catalogue_lexicon(categories: Sequence[str]) -> Lexicon:
         if entry is None:
             names[kind] = Naming((kind.replace("_", " "),))
         else:
-            names[kind] = Naming(tuple(entry.nouns), tuple(entry.colours), entry.kind == "fixture")
+            names[kind] = Naming(tuple(entry.nouns), tuple(entry.colours), entry.kind)
     return Lexicon(names)
 
 

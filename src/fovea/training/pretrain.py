@@ -218,7 +218,7 @@ def _step(config: PretrainConfig, source: BatchSource, state: TrainingState) -> 
     progress = state.step / config.steps
     rate = min(1, (state.step + 1) / config.warmup) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
     for group in state.optimiser.param_groups:
-        group["lr"] = config.learning_rate * rate
+        group["lr"] = config.learning_rate * rate * group["haste"]
     state.optimiser.zero_grad()
     terms["loss"].backward()
     norm = nn.utils.clip_grad_norm_(state.names.values(), 1.0)

@@ -17,6 +17,8 @@ from fovea.encoders.tiny import TinyEncoder
 from fovea.errors import FoveaError
 from fovea.training.pretrain_loss import PretrainLoss
 
+# temperatures start far from where they end and hardly move at the rate of the matrices
+_SCALAR_HASTE = 10.0
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -44,12 +46,16 @@ class TrainingState:
         self.step, self.seconds = 0, 0.0
         self.names: dict[str, nn.Parameter] = {f"encoder.{k}": p for k, p in encoder.named_parameters()}
         self.names |= {f"loss.{k}": p for k, p in loss.named_parameters()}
-        decayed = {k: p.ndim > 1 and "positions" not in k for k, p in self.names.items()}
-        groups = [
-            {"params": [p for k, p in self.names.items() if decayed[k]], "weight_decay": weight_decay},
-            {"params": [p for k, p in self.names.items() if not decayed[k]], "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, learning_rate, (0.9, 0.98))
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for key, parameter in self.names.items():
+            decay = weight_decay if parameter.ndim > 1 and "positions" not in key else 0.0
+            haste = _SCALAR_HASTE if parameter.ndim == 0 else 1.0
+            groups.setdefault((decay, haste), []).append(parameter)
+        self.optimiser = torch.optim.AdamW(
+            [{"params": p, "weight_decay": decay, "haste": haste} for (decay, haste), p in groups.items()],
+            learning_rate,
+            (0.9, 0.98),
+        )
 
     def save(self, path: Path) -> None:
         """Write the checkpoint atomically."""
