@@ -128,13 +128,23 @@ class WindowSource:
         if self.features is not None:
             for camera, key in enumerate(self.dataset.cameras):
                 batch[keys.features_key(key)] = self.features.gather(seen_rows, camera)
-        else:
+        elif self.dataset.cameras:
             pictures = [self._episode_pictures(window.episode) for window in windows]
             local = seen_rows - offsets
             for camera, key in enumerate(self.dataset.cameras):
                 frames = np.stack([pictures[b][camera, local[b]] for b in range(len(windows))])
                 batch[key] = torch.from_numpy(np.moveaxis(frames, -1, 2).copy())
         return batch
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able: what the windows are drawn from, so that a run can tell whether it goes on with the same data."""
+        return {
+            "dataset": self.dataset.fingerprint,
+            "features": self.features.about["identity"] if self.features else None,
+            "variant": self.features.about["variant"] if self.features else None,
+            "episodes": [episode.index for episode in self.episodes],
+            "window": [self.context, self.horizon, self.lead, self.tail],
+        }
 
     def _episode_pictures(self, episode: EpisodeInfo) -> np.ndarray:
         """(C, n, h, w, 3) uint8."""

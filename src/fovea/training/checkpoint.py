@@ -1,0 +1,158 @@
+"""Checkpoints in LeRobot's layout, written whole or not at all.
+
+    checkpoints/000500/pretrained_model/   config.json, model.safetensors (averaged weights), both processors
+    checkpoints/000500/training_state/     state.safetensors (weights, average, optimiser), state.json
+    checkpoints/last -> 000500
+
+`pretrained_model` is what LeRobot's `from_pretrained` and `lerobot-eval` read. Only the last checkpoint keeps its
+training state: it is three times the size of the model and only good for going on.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lerobot.policies.pretrained import PreTrainedPolicy
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fovea.data.files import read_json, write_json
+from fovea.errors import FoveaError
+from fovea.training.ema import WeightAverage
+
+CHECKPOINTS, LAST = "checkpoints", "last"
+MODEL, STATE = "pretrained_model", "training_state"
+
+
+@dataclass
+class TrainingState:
+    """All that changes while a policy trains; saved and restored as one."""
+
+    policy: PreTrainedPolicy
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name: weights.*, average.*, optimizer.<moment>.*; copies that share no memory."""
+        named = {f"weights.{name}": value for name, value in self.policy.state_dict().items()}
+        named |= {f"average.{name}": value for name, value in self.average.values.items()}
+        for name, parameter in self.policy.named_parameters():
+            for moment, value in self.optimizer.state.get(parameter, {}).items():
+                named[f"optimizer.{moment}.{name}"] = torch.as_tensor(value)
+        return {name: value.detach().cpu().clone().contiguous() for name, value in named.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `tensors` gave.
+
+        Raises:
+            RuntimeError, KeyError: if the tensors are of another policy.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            part, rest = name.split(".", 1)
+            parts[part][rest] = value
+        self.policy.load_state_dict(parts["weights"], strict=True)
+        self.average.load(parts["average"])
+        parameters = dict(self.policy.named_parameters())
+        self.optimizer.state.clear()
+        for name, value in parts["optimizer"].items():
+            moment, parameter_name = name.split(".", 1)
+            parameter = parameters[parameter_name]
+            place = value if moment == "step" else value.to(parameter.device)
+            self.optimizer.state[parameter][moment] = place
+
+
+def save_checkpoint(
+    output_dir: Path,
+    step: int,
+    state: TrainingState,
+    progress: dict[str, Any],
+    preprocessor: Any,
+    postprocessor: Any,
+) -> Path:
+    """Write checkpoints/<step> and point `last` to it; returns the folder.
+
+    Args:
+        step: updates done.
+        progress: JSON-able rest of the state (recipe, step, running means).
+    """
+    folder = output_dir / CHECKPOINTS / f"{step:06d}"
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / STATE).mkdir(parents=True)
+    with state.average.applied():
+        state.policy.save_pretrained(temporary / MODEL)
+    for processor in (preprocessor, postprocessor):
+        processor.save_pretrained(temporary / MODEL)
+    save_file(state.tensors(), temporary / STATE / "state.safetensors")
+    write_json(temporary / STATE / "state.json", {"step": step, **progress})
+    write_json(temporary / STATE / "training_step.json", {"step": step})  # LeRobot's name
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+    link = folder.with_name(f".{LAST}.tmp")
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    os.replace(link, folder.with_name(LAST))
+    for other in folder.parent.glob("[0-9]*"):
+        if other != folder:
+            shutil.rmtree(other / STATE, ignore_errors=True)
+    return folder
+
+
+def last_checkpoint(output_dir: str | Path) -> Path | None:
+    """The folder `checkpoints/last` points to, or None."""
+    link = Path(output_dir) / CHECKPOINTS / LAST
+    return link.resolve() if link.exists() else None
+
+
+def load_progress(folder: Path) -> dict[str, Any]:
+    """state.json of a checkpoint.
+
+    Raises:
+        FoveaError: if it is missing or damaged.
+    """
+    return read_json(folder / STATE / "state.json", "training state")
+
+
+def load_checkpoint(folder: Path, state: TrainingState) -> None:
+    """Restore weights, average and optimiser.
+
+    Raises:
+        FoveaError: if the file is missing, damaged, or of another policy.
+    """
+    path = folder / STATE / "state.safetensors"
+    try:
+        state.load(load_file(path))
+    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
+        raise FoveaError(
+            f"cannot go on from {path} ({error}); delete {folder} and point checkpoints/last elsewhere, or start anew "
+            "in another folder"
+        ) from error
+
+
+def check_recipe(folder: Path, saved: dict[str, Any], present: dict[str, Any]) -> None:
+    """Refuse to go on with another recipe than the run was started with.
+
+    Raises:
+        FoveaError: names what differs.
+    """
+    present = json.loads(json.dumps(present))
+    different = [key for key in sorted(saved.keys() | present.keys()) if saved.get(key) != present.get(key)]
+    if different:
+        shown = "; ".join(
+            f"{key} was {_short(saved.get(key))}, is {_short(present.get(key))}" for key in different
+        )
+        raise FoveaError(
+            f"the run in {folder.parent.parent} was started differently: {shown}. Use the same settings to go on, "
+            "or another output folder to start anew"
+        )
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= limit else text[:limit] + "..."

@@ -1,0 +1,167 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_training import T, ToyPolicy, run, toy_policy, toy_processors, toy_source
+
+from fovea.errors import FoveaError
+from fovea.training.checkpoint import last_checkpoint
+from fovea.training.metrics import read_metrics
+from fovea.training.trainer import TrainConfig, parameter_groups
+
+
+def losses(result):
+    names = ("step", "loss", "gradient_norm", "validation_loss")
+    return [[entry.get(name) for name in names] for entry in read_metrics(result.metrics)]
+
+
+def test_learns_and_leaves_a_policy_that_lerobot_loads(tmp_path):
+    result = run(tmp_path, steps=150)
+    entries = read_metrics(result.metrics)
+    assert result.loss < 0.7 * entries[0]["loss"]
+    assert result.validation_loss < entries[0]["loss"]
+    assert result.steps == 150
+    assert result.curve.read_bytes()[1:4] == b"PNG"
+    assert result.checkpoint.name == "000150"
+    assert (tmp_path / "checkpoints" / "last").resolve() == result.checkpoint
+    names = {path.name for path in result.policy_path.iterdir()}
+    assert {
+        "config.json",
+        "model.safetensors",
+        "policy_preprocessor.json",
+        "policy_postprocessor.json",
+    } <= names
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".pkl", ".tmp")]
+    policy = ToyPolicy.from_pretrained(result.policy_path, strict=True)
+    assert policy.select_action({"observation.state": torch.zeros(1, 8)}).shape == (1, 7)
+    kept = list((tmp_path / "checkpoints").glob("[0-9]*/training_state"))
+    assert [path.parent.name for path in kept] == ["000150"]
+
+
+def test_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
+    whole = run(tmp_path / "whole")
+    script = Path(__file__).with_name("toy_training.py")
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([sys.executable, script, tmp_path / "killed"], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert last_checkpoint(tmp_path / "killed").name == "000020"
+    resumed = run(tmp_path / "killed")
+    assert resumed.resumed_from == 20
+    assert losses(resumed) == losses(whole)
+    for name in ("pretrained_model/model.safetensors", "training_state/state.safetensors"):
+        assert (resumed.checkpoint / name).read_bytes() == (whole.checkpoint / name).read_bytes()
+
+
+def test_means_of_a_report_survive_a_checkpoint_between_reports(tmp_path):
+    whole = run(tmp_path / "whole", log_every=7)
+    run(tmp_path / "parts", log_every=7, save_every=4)
+    checkpoints = tmp_path / "parts" / "checkpoints"
+    assert len(list(checkpoints.glob("[0-9]*"))) == 10
+    stopped = tmp_path / "stopped"
+
+    class Stops(type(toy_source())):
+        def sample(self, seed, step, count):
+            if step == 25:
+                raise KeyboardInterrupt
+            return super().sample(seed, step, count)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, log_every=7, save_every=4, source=toy_source(source_class=Stops))
+    assert losses(run(stopped, log_every=7, save_every=4)) == losses(whole)
+
+
+def test_finished_run_is_not_repeated(tmp_path):
+    first = run(tmp_path)
+    before = first.metrics.read_text()
+    again = run(tmp_path)
+    assert again.resumed_from == again.steps == 40
+    assert again.metrics.read_text() == before
+    assert again.loss == first.loss
+
+
+def test_other_settings_are_refused(tmp_path):
+    run(tmp_path, steps=10)
+    with pytest.raises(FoveaError, match="steps was 10, is 12"):
+        run(tmp_path, steps=12)
+    with pytest.raises(FoveaError, match="data was"):
+        run(tmp_path, steps=10, source=toy_source("val"))
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    result = run(tmp_path, steps=10)
+    path = result.checkpoint / "training_state" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(FoveaError, match=r"cannot go on from .*state.safetensors"):
+        run(tmp_path, steps=10)
+
+
+def test_nan_names_episode_and_frames(tmp_path):
+    source = toy_source()
+    bad = source.dataset.episodes[1]
+    source.dataset.state[bad.start + 7] = np.nan
+    with pytest.raises(FoveaError, match=r"loss became nan at step \d+: episode 1, frames") as caught:
+        run(tmp_path, source=source)
+    message = str(caught.value)
+    assert "observation.state of the batch" in message
+    assert "episode 0" not in message
+    first, last = map(int, message.split("frames ")[1].split(" ")[0].split(".."))
+    assert first <= 7 <= last < first + T
+
+
+def test_diverging_weights_are_told_from_bad_data(tmp_path):
+    policy = toy_policy()
+    with torch.no_grad():
+        policy.scale.fill_(float("inf"))
+    with pytest.raises(FoveaError, match="weights themselves are not finite"):
+        run(tmp_path, policy=policy)
+
+
+def test_checkpoints_act_with_averaged_weights(tmp_path):
+    from safetensors.torch import load_file
+
+    result = run(tmp_path)
+    acting = load_file(result.policy_path / "model.safetensors")
+    state = load_file(result.checkpoint / "training_state" / "state.safetensors")
+    torch.testing.assert_close(acting["net.0.weight"], state["average.net.0.weight"], rtol=0, atol=0)
+    assert not torch.equal(acting["net.0.weight"], state["weights.net.0.weight"])
+    assert acting["seen"] == 40
+
+
+def test_weight_decay_spares_vectors_and_scalars():
+    groups = parameter_groups(toy_policy(), 0.1)
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    assert all(parameter.ndim > 1 for parameter in groups[0]["params"])
+    assert all(parameter.ndim <= 1 for parameter in groups[1]["params"])
+    assert sum(len(group["params"]) for group in groups) == 5
+
+
+def test_processors_are_saved_with_their_statistics(tmp_path):
+    from lerobot.processor import PolicyProcessorPipeline
+
+    result = run(tmp_path, steps=10)
+    loaded = PolicyProcessorPipeline.from_pretrained(
+        result.policy_path, config_filename="policy_preprocessor.json"
+    )
+    batch = {"observation.state": torch.full((1, 8), 4.0), "task": ["reach"]}
+    torch.testing.assert_close(loaded(batch)["observation.state"], torch.full((1, 8), 2.0), rtol=0, atol=1e-4)
+    assert toy_processors(toy_policy())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": 0}, {"learning_rate": 0.0}, {"ema_decay": 1.0}, {"batch_size": -1}]
+)
+def test_senseless_settings(changes):
+    with pytest.raises(FoveaError, match=next(iter(changes))):
+        TrainConfig(**changes)
+
+
+def test_half_written_metrics_line_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2, "lo')
+    assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
