@@ -1,0 +1,73 @@
+"""From a data set and a policy configuration to a trained policy, through the feature cache."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fovea.data.dataset import RecordedDataset, open_dataset
+from fovea.data.feature_build import build_features
+from fovea.data.windows import WindowSource
+from fovea.encoders import create_encoder
+from fovea.encoders.base import Encoder
+from fovea.errors import FoveaError
+from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
+from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
+from fovea.policies.ef_vla.processor_ef_vla import make_ef_vla_pre_post_processors
+from fovea.training.trainer import TrainConfig, TrainResult, train
+
+
+def dataset_stats(root: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Statistics of a LeRobotDataset's columns, as LeRobot's processors want them.
+
+    Raises:
+        FoveaError: if the data set has no meta/stats.json.
+    """
+    path = root / "meta" / "stats.json"
+    if not path.exists():
+        raise FoveaError(f"expected statistics at {path}, found none; is {root} a LeRobotDataset v3?")
+    stats: dict[str, dict[str, Any]] = json.loads(path.read_text())
+    return {
+        key: {name: torch.as_tensor(np.asarray(value, np.float32)) for name, value in values.items()}
+        for key, values in stats.items()
+    }
+
+
+def train_policy(
+    data: Path,
+    policy_config: EFVLAConfig,
+    train_config: TrainConfig,
+    out: Path,
+    *,
+    workers: int = 2,
+) -> TrainResult:
+    """Cache the encoder's features of a data set and train EF-VLA or LF-VLA on them; both stages resume.
+
+    Args:
+        data: folder of the data set.
+        out: folder of the training run.
+        workers: threads that encode.
+
+    Raises:
+        FoveaError: from the data set, the cache or the trainer.
+    """
+    encoder = create_encoder(policy_config.encoder, tap=policy_config.tap)
+    dataset = open_dataset(data)
+    features = build_features(encoder, dataset, workers=workers)
+    torch.manual_seed(train_config.seed)
+    policy = EFVLAPolicy(policy_config, encoder=encoder)
+    before, after = make_ef_vla_pre_post_processors(policy_config, dataset_stats(data))
+    sizes = {"context": policy_config.n_obs_steps, "horizon": policy_config.chunk_size}
+    training = WindowSource(dataset, features, episodes=dataset.select("train"), **sizes)
+    held_back = dataset.select("val")
+    validation = WindowSource(dataset, features, episodes=held_back, **sizes) if held_back else None
+    return train(train_config, policy, before, after, training, out, validation=validation)
+
+
+def cache_features(data: Path, encoder: Encoder, workers: int = 2) -> RecordedDataset:
+    """Only the cache, for pipelines that time it apart from training."""
+    dataset = open_dataset(data)
+    build_features(encoder, dataset, workers=workers)
+    return dataset

@@ -1,0 +1,58 @@
+"""Named stages of a study, with the time that each one took over all runs of it."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fovea.data.files import write_json
+from fovea.errors import FoveaError
+
+
+class Stages:
+    """Keeps the seconds of every stage in a file, so that a study that was stopped still reports its whole time.
+
+    Args:
+        folder: of the study.
+        settings: what decides the study's outcome; a folder that holds another study is refused.
+
+    Raises:
+        FoveaError: if the folder holds a study with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder, self._path = folder, folder / "stages.json"
+        self._console = Console(stderr=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = json.loads(json.dumps(settings, default=str))
+        self._record: dict[str, Any] = {"settings": settings, "seconds": {}}
+        if self._path.exists():
+            self._record = json.loads(self._path.read_text())
+            before = self._record["settings"]
+            differing = sorted(k for k in settings | before if settings.get(k) != before.get(k))
+            if differing:
+                raise FoveaError(
+                    f"{folder} holds a run with other settings (different: {', '.join(differing)}); choose another "
+                    "--out or delete the folder"
+                )
+
+    @contextmanager
+    def stage(self, name: str, what: str) -> Iterator[None]:
+        """Run one stage: says what it does and adds its seconds, interrupted or not."""
+        self._console.print(f"[bold]{name}[/bold]  {what}")
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self._record["seconds"]
+            seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
+            write_json(self._path, self._record)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each stage so far, in the order in which they first ran."""
+        return dict(self._record["seconds"])
