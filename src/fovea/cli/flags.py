@@ -66,9 +66,8 @@ def _tidy(args: list[str], flags: set[str], hints: dict[str, Any], program: str)
             flag = flag.replace("-", "_").replace("__", "--", 1)
         if flag not in flags:
             shown = sorted(flags - {"-h", "--help"})
-            raise FoveaError(
-                f"{program}: there is no flag {flag}.{nearest(flag, shown)} Known: {' '.join(shown)}"
-            )
+            known = f"Known: {' '.join(shown)}" if len(shown) < 20 else f"`{program} --help` lists them"
+            raise FoveaError(f"{program}: there is no flag {flag}.{nearest(flag, shown)} {known}")
         hint = hints.get(flag.removeprefix("--"))
         following = args[position] if position < len(args) else None
         if not has_value:

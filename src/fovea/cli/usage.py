@@ -6,6 +6,8 @@ A description is the field's entry under `Attributes:` or `Args:` in the class d
 import dataclasses
 import inspect
 import re
+import shutil
+import textwrap
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -19,15 +21,17 @@ from fovea.cli.flags import is_list
 
 def help_text(config_class: type, program: str, summary: str, examples: Sequence[str]) -> str:
     """Usage, every flag with its type, default and comment, then examples."""
-    lines = [f"usage: {program} [--flag value ...]", "", summary[0].upper() + summary[1:] + ".", "", "Flags"]
-    rows = list(_rows(config_class))
+    rows = sorted(_rows(config_class), key=lambda row: not row[1].endswith("(required)"))
     rows.append(("--config_path PATH", "a YAML or JSON file with these values; flags win over it"))
-    width = min(max(len(left) for left, _ in rows) + 2, 44)
-    for left, right in rows:
-        if len(left) + 2 > width and right:
-            lines += [f"  {left}", f"  {'':<{width}}{right}"]
-        else:
-            lines.append(f"  {left:<{width}}{right}".rstrip())
+    lines = [f"usage: {program} [--flag value ...]", "", summary[0].upper() + summary[1:] + ".", "", "Flags"]
+    left = min(max(len(flag) for flag, _ in rows) + 4, 34)
+    for flag, description in rows:
+        text = textwrap.wrap(description, max(shutil.get_terminal_size((110, 24)).columns - left, 30)) or [""]
+        first = f"  {flag}"
+        if len(first) >= left and description:
+            lines.append(first)
+            first = ""
+        lines += [f"{first:<{left}}{text[0]}".rstrip(), *(" " * left + rest for rest in text[1:])]
     lines += ["", "Examples", *(f"  {example}" for example in examples)]
     return "\n".join(lines)
 
@@ -46,7 +50,7 @@ def _rows(config_class: type, prefix: str = "") -> Iterator[tuple[str, str]]:
             continue
         comment = described.get(field.name, "") or _beside(config_class, field.name)
         default = _default(field)
-        shown = "" if hint is bool else f" {_type_name(hint)}"
+        shown = "" if hint is bool and field.default is False else f" {_type_name(hint)}"
         right = f"{comment} ({default})" if comment and default else comment or default
         yield f"--{prefix}{field.name}{shown}", right
 
@@ -62,7 +66,7 @@ def _attributes(docstring: str) -> dict[str, str]:
 def _beside(config_class: type, name: str) -> str:
     """The comment or docstring beside a field."""
     text = get_preferred_help_text(get_attribute_docstring(config_class, name)) or ""
-    return _sentence(text)
+    return _sentence(re.sub(r"^type: ignore.*", "", text))
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
@@ -85,7 +89,7 @@ def _type_name(hint: Any) -> str:
         return f"{_type_name(members[0])},..." if members else "LIST"
     if typing.get_origin(hint) is typing.Literal:
         return "|".join(map(str, typing.get_args(hint)))
-    names = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+    names = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false", Path: "PATH"}
     return names.get(hint, getattr(hint, "__name__", str(hint)).upper())
 
 

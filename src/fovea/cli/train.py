@@ -1,0 +1,53 @@
+"""`fovea train`: a policy from a data set, through the cached features of its frozen encoder."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from fovea.errors import FoveaError
+from fovea.policies.ef_vla.configuration_ef_vla import PRESETS, EFVLAConfig
+from fovea.training.trainer import TrainConfig
+
+
+@dataclass(kw_only=True)
+class Config(TrainConfig):
+    """What to train on what, and where to.
+
+    Attributes:
+        dataset: folder of a LeRobot data set, as `fovea collect` writes it.
+        output_dir: folder of the run; a run that was stopped there goes on.
+        preset: sizes to start from: tiny, b32, b16, l14 (Table 5 of the paper), otter (the released code).
+        workers: threads that encode pictures which are not cached yet.
+    """
+
+    dataset: Path
+    output_dir: Path = Path("outputs/train")
+    preset: str = "tiny"
+    workers: int = 2
+    policy: EFVLAConfig = field(default_factory=EFVLAConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.preset not in PRESETS:
+            raise FoveaError(f"preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
+        if self.workers < 1:
+            raise FoveaError(f"workers: expected at least 1, got {self.workers}")
+
+    def policy_config(self) -> EFVLAConfig:
+        """The preset with the `--policy.` flags that were given (those that differ from their defaults)."""
+        default = EFVLAConfig()
+        given = {f.name: getattr(self.policy, f.name) for f in fields(EFVLAConfig) if f.init}
+        changes = {name: value for name, value in given.items() if value != getattr(default, name)}
+        return EFVLAConfig.preset(self.preset, **changes)
+
+
+def run(config: Config) -> None:
+    """Cache, train, say where the checkpoint is."""
+    from fovea.pipelines.learn import train_policy
+
+    training = TrainConfig(**{f.name: getattr(config, f.name) for f in fields(TrainConfig)})
+    result = train_policy(
+        config.dataset, config.policy_config(), training, config.output_dir, workers=config.workers
+    )
+    validation = "" if result.validation_loss is None else f", validation {result.validation_loss:.4f}"
+    print(f"{result.steps} steps in {result.seconds:.0f} s: loss {result.loss:.4f}{validation}")
+    print(f"Policy: {result.policy_path}. Curve: {result.curve}")
