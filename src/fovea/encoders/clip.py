@@ -46,9 +46,11 @@ class ClipEncoder(Encoder):
         FoveaError: the model is no plain CLIP (SigLIP, CoCa and convolutional towers have no such last block).
     """
 
+    model: Any  # open_clip.CLIP, whose attributes torch's stubs cannot see
+
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         name: str,
         tap: str = "attn_qk",
@@ -57,7 +59,7 @@ class ClipEncoder(Encoder):
         std: Sequence[float] = OPENAI_STD,
     ) -> None:
         super().__init__()
-        visual = getattr(model, "visual", None)
+        visual: Any = getattr(model, "visual", None)
         plain = isinstance(model, open_clip.CLIP) and isinstance(visual, VisionTransformer)
         if not plain or visual.attn_pool is not None or model.text_pool_type != "argmax":
             raise FoveaError(

@@ -136,7 +136,7 @@ class EFVLAConfig(PreTrainedConfig):
     decay_steps: int = 40000
 
     def __post_init__(self) -> None:
-        self.device = self.device or best_device()
+        self.device: str | None = self.device or best_device()
         super().__post_init__()
         if not self.normalization_mapping:
             env = self.action_space == "env"

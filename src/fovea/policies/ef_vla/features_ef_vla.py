@@ -1,0 +1,174 @@
+"""What the frozen encoder gives to EF-VLA, and how a batch becomes the inputs of the model.
+
+Shape letters: B batch, T time, C cameras, N patches, M words, D joint width, P proprioception.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fovea.actions import axis_angle_to_matrix, matrix_to_rows
+from fovea.encoders import Encoder, create_encoder
+from fovea.errors import FoveaError
+from fovea.policies.ef_vla.configuration_ef_vla import STATE, EFVLAConfig
+from fovea.tokens import Tokens
+
+ENCODE_AT_ONCE = 64  # pictures
+REMEMBERED_SENTENCES = 4096
+
+
+class FrozenFeatures:
+    """A frozen encoder behind a configuration: built late, checked against its recorded identity, never saved.
+
+    Batches that carry cached patches (`observation.features.<camera>`) never run its picture tower; sentences are
+    encoded once and remembered. Not a module, so that its weights stay out of the policy's.
+
+    Args:
+        config: missing encoder facts are filled in from the encoder.
+        encoder: use this encoder instead of building one.
+    """
+
+    def __init__(self, config: EFVLAConfig, encoder: Encoder | None = None) -> None:
+        self.config = config
+        self._encoder: Encoder | None = None
+        self._sentences: dict[str, tuple[Tensor, Tensor]] = {}
+        if encoder is not None:
+            self._adopt(encoder)
+        elif config.encoder_width is None or config.encoder_grid is None:
+            self._adopt(create_encoder(config.encoder, tap=config.tap))
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, built at first use.
+
+        Raises:
+            FoveaError: it is not the encoder this policy was trained with.
+        """
+        if self._encoder is None:
+            return self._adopt(create_encoder(self.config.encoder, tap=self.config.tap))
+        return self._encoder
+
+    def _adopt(self, encoder: Encoder) -> Encoder:
+        config = self.config
+        if config.encoder_identity not in (None, encoder.identity):
+            raise FoveaError(
+                f"expected the encoder this policy was trained with, {config.encoder} of identity "
+                f"{config.encoder_identity[:12]}, got {encoder.name} of identity {encoder.identity[:12]}; "
+                "restore its weights, tap and preprocessing, or train the policy anew"
+            )
+        sizes = (encoder.width, encoder.grid)
+        if (config.encoder_width or sizes[0], config.encoder_grid or sizes[1]) != sizes:
+            raise FoveaError(
+                f"expected an encoder of width {config.encoder_width} and grid {config.encoder_grid}, got "
+                f"{encoder.name} with {sizes}; leave encoder_width and encoder_grid unset"
+            )
+        config.encoder_identity, config.tap = encoder.identity, encoder.tap
+        config.encoder_width, config.encoder_grid = sizes
+        config.temperature = config.temperature or encoder.temperature
+        self._encoder = encoder.freeze()
+        return encoder
+
+    @torch.no_grad()
+    def words(self, sentences: Sequence[str], device: torch.device) -> Tokens:
+        """Sentences -> words (B, M, D), each sentence encoded once; M is the longest one's length.
+
+        Raises:
+            FoveaError: not a list of sentences, or one without any word.
+        """
+        if isinstance(sentences, str) or not all(isinstance(s, str) and s.strip() for s in sentences):
+            raise FoveaError(f"expected one instruction in words per sample under `task`, got {sentences!r}")
+        new = [s for s in dict.fromkeys(sentences) if s not in self._sentences]
+        if new:
+            if len(self._sentences) > REMEMBERED_SENTENCES:
+                self._sentences.clear()
+                new = list(dict.fromkeys(sentences))
+            words = self.encoder.to(device).encode_text(new)
+            for sentence, values, mask in zip(new, words.values, words.mask, strict=True):
+                if not mask.any():
+                    raise FoveaError(f"expected an instruction with at least one word, got {sentence!r}")
+                self._sentences[sentence] = values, mask
+        known = [self._sentences[s] for s in sentences]
+        values = torch.stack([v for v, _ in known]).to(device)
+        mask = torch.stack([m for _, m in known]).to(device)
+        if self.config.word_positions is not None:
+            values = values[:, : self.config.word_positions]
+            return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
+        last = int(mask.any(0).nonzero().max()) + 1
+        return Tokens(values[:, :last], mask[:, :last])
+
+    @torch.no_grad()
+    def patches(self, batch: dict[str, Any], time: bool, device: torch.device) -> Tensor:
+        """Cached or freshly encoded patches (B, T, C, N, D); `time`: the batch has a time axis."""
+        keys = self.config.camera_keys
+        cached = [feature_key(key) for key in keys]
+        if all(key in batch for key in cached):
+            patches = torch.stack([batch[key] for key in cached], dim=-3)
+        elif all(key in batch for key in keys):
+            pictures = [batch[key] for key in keys]
+            lead = pictures[0].shape[:-3]
+            flat = [to_uint8(picture.flatten(0, -4)) for picture in pictures]
+            if len({picture.shape[-2:] for picture in flat}) == 1:
+                encoded = self._encode(torch.cat(flat), device).unflatten(0, (len(flat), -1))
+            else:
+                encoded = torch.stack([self._encode(picture, device) for picture in flat])
+            patches = encoded.transpose(0, 1).unflatten(0, lead)
+        else:
+            raise FoveaError(
+                f"expected all of {keys} or all of {cached} in the batch, got {sorted(batch)}; "
+                "rename the cameras or set input_features"
+            )
+        patches = patches.to(device)
+        patches = patches if time else patches[:, None]
+        grid = self.config.encoder_grid or (0, 0)
+        expected = (len(keys), grid[0] * grid[1], self.config.encoder_width)
+        if patches.ndim != 5 or tuple(patches.shape[2:]) != expected:
+            raise FoveaError(
+                f"expected patches (B, T, C, N, D) with C, N, D = {expected}, got {tuple(patches.shape)}; "
+                "was the feature cache made with another encoder?"
+            )
+        return patches
+
+    def _encode(self, pictures: Tensor, device: torch.device) -> Tensor:
+        encoder = self.encoder.to(device)
+        parts = pictures.to(device).split(ENCODE_AT_ONCE)
+        return torch.cat([encoder.encode_image(part).values for part in parts])
+
+    def proprio(self, batch: dict[str, Any], time: bool, device: torch.device) -> Tensor | None:
+        """The state as the model sees it: (B, T, P), or None if neither branch nor action space needs it."""
+        if not self.config.use_proprio and self.config.action_space == "env":
+            return None
+        if STATE not in batch:
+            raise FoveaError(f"expected {STATE} in the batch, got {sorted(batch)}; or set use_proprio=false")
+        state = batch[STATE].to(device, torch.float32)
+        state = state if time else state[:, None]
+        return proprio_from_axis_angle(state) if self.config.state_layout == "axis_angle" else state
+
+
+def feature_key(camera_key: str) -> str:
+    """Name of a camera's cached patches: observation.images.image -> observation.features.image."""
+    name = camera_key.removeprefix("observation.").removeprefix("images.")
+    return f"observation.features.{name}"
+
+
+def to_uint8(pictures: Tensor) -> Tensor:
+    """Pictures as the encoder takes them; floats are expected in [0, 1], as LeRobot decodes them."""
+    if pictures.dtype == torch.uint8:
+        return pictures
+    return (pictures.float() * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def proprio_from_axis_angle(state: Tensor) -> Tensor:
+    """xyz, axis-angle, gripper (1 or 2 fingers) -> xyz, first two rows of R, one opening: (..., 7 or 8) -> (..., 10).
+
+    LIBERO's fingers mirror one another: the opening is half their difference.
+    """
+    if state.shape[-1] not in (7, 8):
+        raise FoveaError(
+            f"expected a state of 7 or 8 numbers (xyz, axis-angle, gripper), got {state.shape[-1]}; "
+            "set state_layout=as_is for another robot"
+        )
+    rows = matrix_to_rows(axis_angle_to_matrix(state[..., 3:6]))
+    gripper = state[..., 6:7] if state.shape[-1] == 7 else (state[..., 6:7] - state[..., 7:8]) / 2
+    return torch.cat([state[..., :3], rows, gripper], dim=-1)

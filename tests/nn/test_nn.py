@@ -1,0 +1,63 @@
+"""Building blocks: masks hide, positions are what they say, shortcuts change no number."""
+
+import pytest
+import torch
+
+from fovea.errors import FoveaError
+from fovea.nn import CrossAttention, Readouts, sincos_1d, sincos_2d
+from fovea.nn.positions import rotary_angles, rotate
+from fovea.tokens import Tokens
+
+
+def test_attention_over_unprojected_tokens_equals_the_ordinary_one():
+    torch.manual_seed(0)
+    attention = CrossAttention(64, 48, 8)
+    queries, context = torch.randn(3, 4, 64), torch.randn(3, 100, 48)
+    mask = torch.rand(3, 100) > 0.5
+    few = attention(queries, context, mask)
+    many = attention(queries.repeat(1, 3, 1), context, mask)[:, :4]  # twelve queries take the ordinary way
+    assert torch.allclose(few, many, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [6, 200])  # ordinary and unprojected attention
+@pytest.mark.parametrize("style", ["pre_ln", "otter"])
+def test_masked_tokens_never_matter(style, count):
+    torch.manual_seed(0)
+    pooling = Readouts(16, 256, style=style)
+    values, mask = torch.randn(2, 3, count, 16), torch.ones(2, 3, count, dtype=torch.bool)
+    mask[0, 1, 2:] = False
+    pooled = pooling(Tokens(values, mask))
+    assert pooled.shape == (2, 3, 256)
+    values = values.clone()
+    values[0, 1, 2:] = 1e3
+    assert torch.allclose(pooling(Tokens(values, mask)), pooled, atol=1e-6)
+    shorter = pooling(Tokens(values[:1, 1:2, :2], mask[:1, 1:2, :2]))
+    assert torch.allclose(shorter[0, 0], pooled[0, 1], atol=1e-5)
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(FoveaError, match="4 readouts divide"):
+        Readouts(16, 30)
+    with pytest.raises(FoveaError, match="8 heads divide"):
+        Readouts(16, 16)
+    with pytest.raises(FoveaError, match="divisible by 4"):
+        sincos_2d((2, 2), 6)
+    with pytest.raises(FoveaError, match="even width"):
+        sincos_1d(2, 3)
+
+
+def test_grid_positions_have_unit_norm_and_tell_neighbours_from_strangers():
+    places = sincos_2d((16, 16), 64)
+    assert torch.allclose(places.norm(dim=1), torch.ones(256))
+    near, far = places[0] @ places[1], places[0] @ places[255]
+    assert near > 0.8 > far
+    rows = places.view(16, 16, 64)
+    assert torch.equal(rows[0, :, 32:], rows[0, :1, 32:].expand(16, -1))  # the first row shares its y
+
+
+def test_rotary_attention_sees_differences_of_steps_only():
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 16)
+    at = lambda x, step: rotate(x[None], rotary_angles(torch.tensor([step]), 16))[0]  # noqa: E731
+    assert torch.allclose(at(q, 7) @ at(k, 5), at(q, 2) @ at(k, 0), atol=1e-5)
+    assert not torch.allclose(at(q, 7) @ at(k, 5), at(q, 7) @ at(k, 4), atol=1e-3)

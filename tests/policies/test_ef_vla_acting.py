@@ -1,0 +1,146 @@
+"""EF-VLA in the loop: stepping equals the full forward, episodes do not disturb one another."""
+
+from typing import Any
+
+import pytest
+import torch
+from toy_batches import frames, join, pick
+
+from fovea.errors import FoveaError
+from fovea.policies.ef_vla.model_ef_vla import EFVLAModel, StepState
+
+STEPS = 7  # longer than the context of 4
+
+
+def rollout(policy, count: int = 1, steps: int = STEPS) -> tuple[list[dict[str, Any]], torch.Tensor]:
+    """Play `steps` frames of `count` episodes together: the frames and the actions (steps, count, A)."""
+    states = [policy.new_episode() for _ in range(count)]
+    seen = [frames(count, seed=step) for step in range(steps)]
+    return seen, torch.stack([policy.act(states, frame) for frame in seen])
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_cached_stepping_equals_the_full_forward_and_then_the_sliding_window(make_policy, positions):
+    model: EFVLAModel = make_policy(time_positions=positions).eval().model
+    context = model.config.n_obs_steps
+    tokens, state = torch.randn(2, STEPS, model.config.dim_model), StepState()
+    with torch.no_grad():
+        stepped = torch.stack([model.step(tokens[:, step], state) for step in range(STEPS)], dim=1)
+        full = model.predict(tokens[:, :context])
+        assert torch.allclose(stepped[:, :context], full, atol=1e-5)
+        for step in range(context, STEPS):
+            window = model.predict(tokens[:, step + 1 - context : step + 1])[:, -1]
+            assert torch.allclose(stepped[:, step], window, atol=1e-5)
+    with pytest.raises(FoveaError, match=f"at most {context} steps"):
+        model.predict(tokens)
+
+
+def test_a_chunk_is_played_before_the_next_one_is_predicted(make_policy):
+    policy = make_policy(gripper_loss="l1").eval()
+    seen, actions = rollout(policy)
+    count = policy.config.n_action_steps
+    for start in (0, 3, 6):
+        window = seen[max(0, start - 3) : start + 1]
+        states = [policy.new_episode()]
+        for frame in window[:-1]:
+            policy._observe(states, frame)
+        proprio = policy._observe(states, window[-1])
+        with torch.no_grad():
+            chunk = policy._chunks(states, proprio, [0])[0, :count]
+        played = actions[start : start + count, 0]
+        assert torch.allclose(played, chunk[: len(played)], atol=1e-5)
+
+
+def test_episodes_of_different_length_and_order_do_not_disturb_one_another(make_policy):
+    """Acting for several episodes at once equals acting for each alone, whenever each began."""
+    for changes in ({}, {"temporal_ensemble": "newest"}, {"fusion": "late"}):
+        policy = make_policy(gripper_loss="l1", **changes).eval()
+        alone = []
+        for episode in range(3):
+            state = [policy.new_episode()]
+            alone.append([policy.act(state, pick(frames(3, seed=s), [episode]))[0] for s in range(STEPS)])
+        begins, states = (0, 2, 5), {}
+        ages = dict.fromkeys(range(3), 0)
+        for now in range(STEPS + 5):
+            running = [e for e in (2, 0, 1) if begins[e] <= now < begins[e] + STEPS]
+            for episode in running:
+                if ages[episode] == 0:
+                    states[episode] = policy.new_episode()
+            rows = [pick(frames(3, seed=ages[e]), [e]) for e in running]
+            batch = join(rows)
+            for episode, action in zip(running, policy.act([states[e] for e in running], batch), strict=True):
+                assert torch.allclose(action, alone[episode][ages[episode]], atol=1e-5)
+                ages[episode] += 1
+
+
+def test_select_action_keeps_its_own_history_until_reset(make_policy):
+    policy = make_policy().eval()
+    seen, actions = rollout(policy, count=2)
+    for _ in range(2):
+        policy.reset()
+        again = torch.stack([policy.select_action(frame) for frame in seen])
+        assert torch.equal(again, actions)
+
+
+def test_float_pictures_act_like_bytes(make_policy):
+    policy = make_policy().eval()
+    seen, actions = rollout(policy)
+    for frame in seen:
+        for key in ("observation.images.image", "observation.images.image2"):
+            frame[key] = frame[key].float() / 255
+    policy.reset()
+    assert torch.equal(torch.stack([policy.select_action(frame) for frame in seen]), actions)
+
+
+def test_pictures_are_encoded_in_one_call(make_policy, encoder, monkeypatch):
+    policy = make_policy().eval()
+    calls: list[int] = []
+    encode = encoder.encode_image
+    monkeypatch.setattr(encoder, "encode_image", lambda x: calls.append(len(x)) or encode(x))
+    policy.act([policy.new_episode() for _ in range(3)], frames(3))
+    assert calls == [6]
+
+
+def test_a_gripper_trained_by_cross_entropy_opens_or_closes(make_policy):
+    for ensemble in ("none", "oldest"):
+        _, actions = rollout(make_policy(temporal_ensemble=ensemble), count=2)
+        assert set(actions[..., -1].flatten().tolist()) <= {-1.0, 1.0}
+
+
+def test_ensembling_averages_the_chunks_that_cover_a_step(make_policy):
+    policy = make_policy(gripper_loss="l1", temporal_ensemble="oldest", temporal_ensemble_coeff=0.5).eval()
+    seen, actions = rollout(policy)
+    chunks = []
+    policy.reset()
+    for frame in seen:
+        chunks.append(policy.predict_action_chunk(frame)[0])
+    last = STEPS - 1
+    votes = torch.stack(
+        [chunks[last - 2][2], chunks[last - 1][1], chunks[last][0]]
+    )  # chunks cut to 3 actions
+    weights = torch.exp(-0.5 * torch.arange(3.0))
+    assert torch.allclose(actions[last, 0], (weights @ votes) / weights.sum(), atol=1e-5)
+
+
+def test_relative_poses_are_decoded_with_the_pose_at_prediction_time(make_policy):
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    from fovea.actions import absolute_chunk
+    from fovea.policies.ef_vla.features_ef_vla import proprio_from_axis_angle
+
+    outputs = {"action": PolicyFeature(type=FeatureType.ACTION, shape=(10,))}
+    policy = make_policy(action_space="se3_relative", gripper_loss="l1", output_features=outputs).eval()
+    seen, actions = rollout(policy)
+    pose = proprio_from_axis_angle(seen[0]["observation.state"])
+    states = [policy.new_episode()]
+    policy._observe(states, seen[0])
+    with torch.no_grad():
+        raw = policy.model.predict(states[0].tokens[0][None, None])[:, -1]
+    assert torch.allclose(actions[:3, 0], absolute_chunk(pose, raw)[0, :3], atol=1e-5)
+    assert torch.allclose(actions[..., 3:6].norm(dim=-1), torch.ones(STEPS, 1), atol=1e-5)
+
+
+def test_one_memory_too_few_is_refused(make_policy):
+    policy = make_policy()
+    with pytest.raises(FoveaError, match="batch of 1 frames"):
+        policy.act([policy.new_episode()], frames(2))

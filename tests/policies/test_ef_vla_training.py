@@ -1,0 +1,218 @@
+"""Training EF-VLA: the loss looks at what it should and at nothing else."""
+
+import pytest
+import torch
+from toy_batches import frames, pick, windows
+
+from fovea.errors import FoveaError
+from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
+from fovea.policies.ef_vla.model_ef_vla import EFVLAModel
+
+VARIANTS = [
+    {},
+    {"fusion": "late"},
+    {"use_proprio": False},
+    {"use_text_pooling": False},
+    {"value_positions": "none"},
+    {
+        "value_positions": "sincos1d",
+        "time_positions": "rotary",
+        "final_norm": False,
+        "pooling_style": "otter",
+    },
+    {"value_join": "concat", "value_position_width": 16},
+    {"fusion": "late", "value_join": "concat", "value_position_width": 16},
+    {"gripper_loss": "l1", "word_positions": 5},
+    {"value_content_dropout": 0.5, "text_dropout": 0.5},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_every_variant_learns_a_batch_by_heart(make_policy, changes):
+    policy = make_policy(**changes, proprio_noise=0.0).train()
+    batch = windows(policy, 2)
+    optimizer = torch.optim.AdamW(policy.get_optim_params(), lr=3e-3)
+    losses = []
+    for _ in range(25):
+        loss, parts = policy(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert min(losses[-5:]) < 0.85 * losses[0]
+    assert set(parts) == ({"l1"} if policy.config.gripper_loss == "l1" else {"l1", "gripper_bce"})
+    assert all(isinstance(value, float) for value in parts.values())
+
+
+def test_padded_actions_never_matter(make_policy):
+    policy = make_policy().eval()
+    batch = windows(policy, 3)
+    loss, _ = policy(batch)
+    batch["action"][0, -3:] = 1e6
+    assert policy(batch)[0] == loss
+    batch["action"][0, -4] = 1e6
+    assert policy(batch)[0] > loss
+
+
+def test_a_window_that_begins_before_its_episode_equals_the_shorter_history(make_policy):
+    """LeRobot repeats the first frame and marks it; position 0 must be the first REAL frame, as when acting."""
+    policy = make_policy().eval()
+    batch = windows(policy, 1)
+    padded = {key: value.clone() if torch.is_tensor(value) else value for key, value in batch.items()}
+    padded["observation.state_is_pad"] = torch.tensor([[True, True, False, False]])
+    loss, _ = policy(padded)
+    for key in ("observation.state", "observation.features.image", "observation.features.image2"):
+        padded[key][:, :2] = 7.0  # whatever is there
+    assert torch.equal(policy(padded)[0], loss)
+    # the same two frames first, the padding behind them
+    moved = {key: value.clone() if torch.is_tensor(value) else value for key, value in batch.items()}
+    for key in ("observation.state", "observation.features.image", "observation.features.image2"):
+        moved[key][:, :2] = batch[key][:, 2:]
+    moved["observation.state_is_pad"] = torch.tensor([[False, False, True, True]])
+    moved["action"][:, :-2] = batch["action"][:, 2:]
+    moved["action_is_pad"][:, :-2] = batch["action_is_pad"][:, 2:]
+    assert torch.allclose(policy(moved)[0], loss, atol=1e-6)
+
+
+def test_reduction_none_gives_one_loss_a_window_and_mean_weighs_actions_equally(make_policy):
+    policy = make_policy().eval()
+    batch = windows(policy, 3)
+    each, _ = policy(batch, reduction="none")
+    assert each.shape == (3,)
+    alone = torch.stack([policy(pick(batch, [i]))[0] for i in range(3)])
+    assert torch.allclose(each, alone, atol=1e-6)
+    real = policy.config.n_obs_steps * policy.config.chunk_size
+    weights = torch.tensor([real - 6.0, real, real])  # a window's last 3 actions are targets 1 + 2 + 3 times
+    assert torch.allclose(policy(batch)[0], (each * weights).sum() / weights.sum(), atol=1e-6)
+
+
+def test_the_order_of_a_batch_does_not_matter(make_policy):
+    policy = make_policy().eval()
+    batch = windows(policy, 3)
+    order = [2, 0, 1]
+    assert torch.allclose(
+        policy(batch, reduction="none")[0][order], policy(pick(batch, order), reduction="none")[0], atol=1e-6
+    )
+
+
+def test_cached_patches_never_run_the_picture_tower_and_give_the_same_loss(make_policy, encoder, monkeypatch):
+    policy = make_policy().eval()
+    cached = windows(policy, 2)
+    shown = {key: value for key, value in cached.items() if "features" not in key}
+    for name in ("image", "image2"):
+        pictures = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
+        shown[f"observation.images.{name}"] = pictures.float() / 255  # as LeRobot decodes them
+        with torch.no_grad():
+            patches = encoder.encode_image(pictures.flatten(0, 1)).values.unflatten(0, (2, 4))
+        cached[f"observation.features.{name}"] = patches
+    expected, _ = policy(shown)
+
+    def refuse(pictures):
+        raise AssertionError("the picture tower ran")
+
+    monkeypatch.setattr(encoder, "encode_image", refuse)
+    assert torch.allclose(policy(cached)[0], expected, atol=1e-6)
+
+
+def test_a_sentence_is_encoded_once(make_policy, encoder, monkeypatch):
+    policy = make_policy().eval()
+    asked: list[str] = []
+    encode = encoder.encode_text
+    monkeypatch.setattr(encoder, "encode_text", lambda s: asked.extend(s) or encode(s))
+    policy(windows(policy, 3))
+    policy(windows(policy, 3, seed=1))
+    assert len(asked) == len(set(asked)) == 3
+
+
+def test_padding_words_never_matter(make_policy):
+    """A short instruction gives the same loss alone and beside a long one that makes it padded."""
+    policy = make_policy().eval()
+    batch = windows(policy, 2)  # the second instruction is the longer one
+    together = policy(batch, reduction="none")[0]
+    assert torch.allclose(together[0], policy(pick(batch, [0]), reduction="none")[0][0], atol=1e-6)
+
+
+def test_encoder_is_frozen_and_no_part_of_the_weights(make_policy, encoder):
+    policy = make_policy().train()
+    assert not any("encoder" in key for key in policy.state_dict())
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    loss, _ = policy({**windows(policy, 1)})
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in policy.parameters())
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
+
+
+def test_tau_and_norms_are_exempt_from_weight_decay(make_policy):
+    policy = make_policy()
+    decayed, free = policy.get_optim_params()
+    assert free["weight_decay"] == 0.0
+    assert any(parameter is policy.model.fusion.log_scale for parameter in free["params"])
+    assert sum(p.numel() for group in (decayed, free) for p in group["params"]) == sum(
+        p.numel() for p in policy.parameters()
+    )
+
+
+def test_wrong_batches_are_named(make_policy):
+    policy = make_policy()
+    good = windows(policy, 2)
+    for change, words in [
+        ({"task": "pick up the milk"}, "one instruction"),
+        ({"task": ["", "x"]}, "one instruction"),
+        ({"action": good["action"][:, :4]}, "windows of 4 frames"),
+        ({"observation.features.image": good["observation.features.image"][..., :9]}, "expect"),
+        ({"observation.state": good["observation.state"][..., :5]}, "7 or 8 numbers"),
+    ]:
+        with pytest.raises((FoveaError, RuntimeError), match=words):
+            policy({**good, **change})
+    with pytest.raises(FoveaError, match=r"observation\.images\.image2"):
+        policy({key: value for key, value in good.items() if key != "observation.features.image2"})
+    with pytest.raises(FoveaError, match="no word-to-patch maps"):
+        make_policy(fusion="late").attention(frames(1))
+
+
+def test_attention_maps_are_distributions_over_the_grid(make_policy):
+    policy = make_policy().eval()
+    maps = policy.attention(frames(2))
+    assert maps.weights.shape == (2, 1, 2, 10, 4, 4)  # 10 words in the longer instruction
+    assert maps.mask.sum(1).tolist() == [4, 10]
+    assert maps.cameras == ["observation.images.image", "observation.images.image2"]
+    assert torch.allclose(maps.weights.sum((-1, -2)), torch.ones(2, 1, 2, 10))
+    assert policy.attention(windows(policy, 2)).weights.shape == (2, 4, 2, 10, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (EFVLAConfig.preset("otter"), 30_363_322),
+        (EFVLAConfig.preset("otter", dim_model=512, n_layers=4), 7_763_130),
+        (EFVLAConfig.preset("otter", dim_model=512, n_layers=4, mlp_ratio=4.0), 14_060_730),
+        (EFVLAConfig.preset("tiny", encoder_width=128, encoder_grid=(16, 16)), 3_786_902),
+        (EFVLAConfig.preset("b32"), 13_885_590),
+        (EFVLAConfig.preset("b16"), 13_885_590),
+        (EFVLAConfig.preset("l14"), 14_049_430),
+    ],
+    ids=["otter", "table 5 x1", "table 5 x4", "tiny", "b32", "b16", "l14"],
+)
+def test_presets_have_the_sizes_of_the_paper(config, expected):
+    with torch.device("meta"):
+        model = EFVLAModel(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"fusion": "middle"}, "fusion among early, late"),
+        ({"n_action_steps": 99}, "n_action_steps <= chunk_size"),
+        ({"n_heads": 3}, "divide dim_model"),
+        ({"text_dropout": 1.0}, r"text_dropout in \[0, 1\)"),
+        ({"n_layers": 0}, "n_layers > 0"),
+        ({"action_space": "se3_relative"}, "gripper_loss=l1"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused(changes, words):
+    with pytest.raises(FoveaError, match=words):
+        EFVLAConfig.tiny(**changes)
+    with pytest.raises(FoveaError, match="tiny, b32"):
+        EFVLAConfig.preset("huge")
