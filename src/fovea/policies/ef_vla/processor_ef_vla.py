@@ -15,7 +15,11 @@ ROTATION = slice(3, 6)
 def make_ef_vla_pre_post_processors(
     config: EFVLAConfig, dataset_stats: dict[str, dict[str, Any]] | None = None
 ) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
-    """Build LeRobot's default pipelines over statistics that suit the policy (see `policy_stats`)."""
+    """Build LeRobot's default pipelines over statistics that suit the policy (see `policy_stats`).
+
+    Non-obvious: `lerobot-train --policy.path=...` puts the new dataset's plain statistics into saved pipelines
+    and so undoes `policy_stats`; fine-tune with `fovea train`, or with pipelines made here.
+    """
     stats = None if dataset_stats is None else policy_stats(config, dataset_stats)
     return make_default_pre_post_processors(config, stats, normalizer_device=config.device)
 
