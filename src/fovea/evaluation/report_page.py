@@ -85,8 +85,7 @@ def _success(report: Mapping[str, Any]) -> str:
 def _tasks(report: Mapping[str, Any]) -> str:
     rows = [
         f'<tr><th scope="row">{escape(task["name"])}</th>'
-        f'<td class="number">{task["successes"]}/{task["episodes"]}</td>'
-        f'<td class="number">{_percent(task["rate"])}</td>'
+        f'<td class="number">{_percent(task["rate"])} <small>{task["successes"]}/{task["episodes"]}</small></td>'
         f'<td class="range"><div><span>{_interval(task["interval"])}</span>'
         f"{whisker(task['rate'], *task['interval'])}</div></td></tr>"
         for task in report.get("tasks", ())
@@ -96,8 +95,7 @@ def _tasks(report: Mapping[str, Any]) -> str:
     return _section(
         "tasks",
         "Task by task",
-        '<table class="tasks"><thead><tr><th scope="col">Task</th><th scope="col" class="number">Episodes won</th>'
-        '<th scope="col" class="number">Rate</th>'
+        '<table class="tasks"><thead><tr><th scope="col">Task</th><th scope="col" class="number">Success</th>'
         f'<th scope="col" class="range"><div><span>95&nbsp;% interval</span>{_scale()}</div></th></tr></thead>',
         f"<tbody>{''.join(rows)}</tbody></table>",
     )
@@ -146,7 +144,7 @@ def _curve(report: Mapping[str, Any]) -> str:
         said.append(f"A point of the training line is the mean of {group} logged steps.")
     charts = "".join(
         line_chart(series, title=title, x_label="training step", y_label="loss", width=w, height=h, kind=kind)
-        for w, h, kind in ((1000, 330, "wide"), (400, 280, "slim"))
+        for w, h, kind in ((900, 320, "wide"), (400, 280, "slim"))
     )
     return _section(
         "curve", "Learning curve", f"<figure>{charts}<figcaption>{' '.join(said)}</figcaption></figure>"
@@ -162,8 +160,8 @@ def _stages(report: Mapping[str, Any]) -> str:
         for stage in stages
     )
     table = (
-        '<table class="stages"><thead><tr><th scope="col">Stage</th><th scope="col" class="bars">Share</th>'
-        f'<th scope="col" class="number">Time</th></tr></thead><tbody>{rows}</tbody></table>'
+        '<table class="stages"><thead><tr><th scope="col">Stage</th><th scope="colgroup" colspan="2">Time</th></tr>'
+        f"</thead><tbody>{rows}</tbody></table>"
         if rows
         else ""
     )
@@ -175,7 +173,7 @@ def _stages(report: Mapping[str, Any]) -> str:
 def _diagnostics(report: Mapping[str, Any]) -> str:
     found = report.get("diagnostics", {})
     pairs = "".join(f"<dt>{escape(name)}</dt><dd>{_value(value)}</dd>" for name, value in found.items())
-    intro = "<p>These tell “cannot see which” from “cannot hold”.</p>"
+    intro = "<p>What stands behind a failure: going to the wrong object, or finding the right one and losing it.</p>"
     return _section("diagnostics", "How it fails and succeeds", f"{intro}<dl>{pairs}</dl>" if pairs else "")
 
 
