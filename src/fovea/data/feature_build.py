@@ -10,8 +10,9 @@ import json
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ class _Builder:
             ThreadPoolExecutor(workers) as pool,
             open(self.data, "r+b") as data,
             open(self.journal, "a") as journal,
+            _torch_threads(1 if workers > 1 else torch.get_num_threads()),
         ):
             if progress:
                 size = f"{frames:,} frames x {cameras} cameras x {patches} patches x {width} in float16"
@@ -186,6 +188,17 @@ class _Builder:
                 f"encoder {self.encoder.name} gave NaN or values beyond float16 in episode {episode.index}, {key}"
             )
         return values
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """Within the block torch uses `count` threads an operation: several workers with several each would thrash."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _write_at(file: int, content: bytes, offset: int) -> None:

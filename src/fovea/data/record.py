@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 RECORD = Path("meta/fovea.json")
 EPISODES = Path("meta/fovea_episodes.jsonl")
 VIDEO_FILE_BYTES = 100 << 20
-_CODEC, _CRF, _PRESET, _KEYFRAMES = "h264", 18, "veryfast", 2
+_CODEC, _CRF, _PRESET, _KEYFRAMES = "h264", 14, "veryfast", 2
 _STATS_STRIDE = 5
 
 
