@@ -109,6 +109,11 @@ def test_flags_in_every_spelling(toy):
     assert toy.seen[1] == _Config(tasks=[1])
 
 
+def test_lerobots_name_for_the_output_folder_is_understood(toy):
+    assert main(["toy", "--out", "here"]) == main(["toy", "--output-dir", "here"]) == 0
+    assert [config.output_dir for config in toy.seen] == ["here", "here"]
+
+
 def test_flags_win_over_a_configuration_file(toy, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("workers: 5\nquick: true\n")

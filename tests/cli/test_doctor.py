@@ -29,9 +29,9 @@ def test_something_missing_sets_the_exit_code_and_says_how_to_mend_it(monkeypatc
 
 def test_an_unwritable_folder_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)
-    finding = doctor.disk(doctor.Config(output_dir=tmp_path / "new" / "run"))
+    finding = doctor.disk(doctor.Config(out=tmp_path / "new" / "run"))
     assert finding.state == "missing"
-    assert "--output_dir" in finding.mend
+    assert "--out" in finding.mend
 
 
 def test_a_missing_gl_library_is_named(monkeypatch):

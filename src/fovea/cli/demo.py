@@ -5,16 +5,20 @@ from fovea.pipelines.demo import DemoConfig as Config
 
 
 def run(config: Config) -> None:
-    """Run or go on, then say what came out and where the page is."""
+    """All stages, then what came out and where the page is."""
     data = demo.run(config)
     success = data["success"]
     low, high = success["interval"]
-    print(
-        f"{success['successes']} of {success['episodes']} episodes succeeded ({success['rate']:.0%}, 95 % interval "
-        f"{low:.0%} to {high:.0%}) after {data['wall_seconds'] / 60:.1f} minutes. Report: {config.out / 'report.html'}"
-    )
     if config.quick:
-        print("--quick only shows that everything works; its success rate means nothing. Next: fovea demo")
+        print(
+            "Everything works here. That was --quick: the numbers mean nothing; `fovea demo` makes real ones."
+        )
+    else:
+        print(
+            f"Success: {success['successes']} of {success['episodes']} episodes "
+            f"({success['rate']:.0%}, 95 % interval {low:.0%} to {high:.0%}) in {data['wall_seconds'] / 60:.0f} minutes"
+        )
+    print(f"Report: {config.out / 'report.html'}")
 
 
 __all__ = ["Config", "run"]

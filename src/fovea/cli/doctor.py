@@ -43,7 +43,7 @@ print(os.environ["MUJOCO_GL"])
 class Config:
     """What `fovea doctor` looks at."""
 
-    output_dir: Path = Path("outputs")  # where runs will write: its disk is checked
+    out: Path = Path("outputs")  # where runs will write: its disk is checked
     json: bool = False  # print the findings as JSON
 
 
@@ -184,19 +184,19 @@ def disk(config: Config) -> Finding:
     """Room for results and for the caches of features and lightened meshes."""
     from fovea.data.feature_cache import cache_root
 
-    rooms = {"output_dir": config.output_dir, "FOVEA_CACHE": cache_root()}
+    rooms = {"--out": config.out, "FOVEA_CACHE": cache_root()}
     free = {}
     for setting, path in rooms.items():
         folder = path.absolute()
         while not folder.exists():
             folder = folder.parent
         if not os.access(folder, os.W_OK):
-            mend = f"choose another with {'--output_dir' if setting == 'output_dir' else setting}"
+            mend = f"choose another with {setting}"
             return Finding("disk", "missing", f"{folder} is not writable", mend)
         free[path] = shutil.disk_usage(folder).free / GIGABYTE
     found = ", ".join(f"{space:.0f} GB free at {path}" for path, space in free.items())
     if min(free.values()) < NEEDED_DISK:
-        mend = f"the demo wants {NEEDED_DISK:.0f} GB: free some, or choose other disks (--output_dir, FOVEA_CACHE)"
+        mend = f"the demo wants {NEEDED_DISK:.0f} GB: free some, or choose other disks (--out, FOVEA_CACHE)"
         return Finding("disk", "warning", found, mend)
     return Finding("disk", "ok", found)
 

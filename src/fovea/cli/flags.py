@@ -21,6 +21,8 @@ from draccus.utils import DecodingError, DraccusException
 from fovea.cli.app import nearest
 from fovea.errors import FoveaError
 
+OUTPUT = ("--out", "--output_dir", "--output")  # one thing, whatever the verb calls it
+
 
 def parse[T](config_class: type[T], args: Sequence[str], program: str) -> T:
     """The configuration that `args` describe.
@@ -62,8 +64,7 @@ def _tidy(args: list[str], flags: set[str], hints: dict[str, Any], program: str)
                 f"{program}: expected a --flag, got {word!r}. `{program} --help` lists the flags"
             )
         flag, has_value, value = word.partition("=")
-        if flag not in flags and flag.replace("-", "_").replace("__", "--", 1) in flags:
-            flag = flag.replace("-", "_").replace("__", "--", 1)
+        flag = _spelling(flag, flags)
         if flag not in flags:
             shown = sorted(flags - {"-h", "--help"})
             known = f"Known: {' '.join(shown)}" if len(shown) < 20 else f"`{program} --help` lists them"
@@ -79,6 +80,13 @@ def _tidy(args: list[str], flags: set[str], hints: dict[str, Any], program: str)
                 raise FoveaError(f"{program}: {flag} needs a value, as in `{flag} {_example(hint)}`")
         out += [f"{flag}={_value(value, hint)}"]
     return out
+
+
+def _spelling(flag: str, flags: set[str]) -> str:
+    """The known flag that is meant: with underscores, or LeRobot's name for the output folder."""
+    underscored = "--" + flag[2:].replace("-", "_")
+    candidates = [flag, underscored, *(OUTPUT if underscored in OUTPUT else ())]
+    return next((candidate for candidate in candidates if candidate in flags), flag)
 
 
 def _value(value: str, hint: Any) -> str:

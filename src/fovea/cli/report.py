@@ -1,4 +1,4 @@
-"""`fovea report`: the page of a run, written again from its report.json."""
+"""`fovea report`: write a run's page again from its numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,12 +6,10 @@ from pathlib import Path
 
 @dataclass
 class Config:
-    """Which report, and where the page goes."""
+    """Which report."""
 
-    run: Path  # report.json of a run, or the folder that holds it, e.g. outputs/demo
-    out: Path | None = (
-        None  # folder for the page, its report.json and videos; where the report is when not given
-    )
+    run: Path = Path("outputs/demo")  # folder that holds report.json, or that file
+    out: Path | None = None  # another folder for the page, its numbers and videos
 
 
 def run(config: Config) -> None:

@@ -14,13 +14,13 @@ class Config(TrainConfig):
 
     Attributes:
         dataset: folder of a LeRobot data set, as `fovea collect` writes it.
-        output_dir: folder of the run; a run that was stopped there goes on.
+        out: folder of the run; a run that was stopped there goes on.
         preset: sizes to start from: tiny, b32, b16, l14 (Table 5 of the paper), otter (the released code).
         workers: threads that encode pictures which are not cached yet.
     """
 
     dataset: Path
-    output_dir: Path = Path("outputs/train")
+    out: Path = Path("outputs/train")
     preset: str = "tiny"
     workers: int = 2
     policy: EFVLAConfig = field(default_factory=EFVLAConfig)
@@ -46,7 +46,7 @@ def run(config: Config) -> None:
 
     training = TrainConfig(**{f.name: getattr(config, f.name) for f in fields(TrainConfig)})
     result = train_policy(
-        config.dataset, config.policy_config(), training, config.output_dir, workers=config.workers
+        config.dataset, config.policy_config(), training, config.out, workers=config.workers
     )
     validation = "" if result.validation_loss is None else f", validation {result.validation_loss:.4f}"
     print(f"{result.steps} steps in {result.seconds:.0f} s: loss {result.loss:.4f}{validation}")

@@ -49,43 +49,52 @@ VERBS: dict[str, Verb] = {
         "Data",
         "record demonstrations of the scripted expert as a LeRobot dataset",
         "fovea.cli.collect",
-        ("fovea collect --suite libero_object --workers 2", "fovea collect --help"),
+        (
+            "fovea collect --suite libero_object --workers 2",
+            "fovea collect --tasks 0,6,7 --episodes 24 --layout drawn --out outputs/data/three",
+        ),
     ),
     "cache": Verb(
         "Data",
         "compute the frozen encoder's features of a dataset, once",
         "fovea.cli.cache",
-        ("fovea cache --help",),
+        ("fovea cache --dataset outputs/data/libero_object",),
     ),
     "pretrain": Verb(
         "Train",
         "train the encoder that ships, from scratch, on rendered scenes",
         "fovea.cli.pretrain",
-        ("fovea pretrain", "fovea pretrain --help"),
+        ("fovea pretrain", "fovea pretrain --tap out --out outputs/pretrain-out"),
     ),
     "train": Verb(
         "Train",
         "train a policy from a dataset and its cached features",
         "fovea.cli.train",
-        ("fovea train --help",),
+        (
+            "fovea train --dataset outputs/data/libero_object",
+            "fovea train --dataset outputs/data/libero_object --policy.fusion late --out outputs/lf_vla",
+        ),
     ),
     "eval": Verb(
         "Measure",
         "run a trained policy in closed loop in LIBERO and count successes",
         "fovea.cli.eval",
-        ("fovea eval --help",),
+        (
+            "fovea eval --checkpoint outputs/train/checkpoints/last",
+            "fovea eval --checkpoint outputs/train/checkpoints/last --layout drawn --json",
+        ),
     ),
     "report": Verb(
         "Measure",
-        "write a run's results as one self-contained page",
+        "write the page of a run again from its numbers",
         "fovea.cli.report",
-        ("fovea report --help",),
+        ("fovea report", "fovea report --run outputs/eval --out page"),
     ),
     "reproduce": Verb(
         "Measure",
         "run a whole study again, from data to the table in results/",
         "fovea.cli.reproduce",
-        ("fovea reproduce first",),
+        ("fovea reproduce first", "fovea reproduce first --episodes 5 --results outputs/first.md"),
         choices={
             "first": (
                 "fovea.cli.reproduce",

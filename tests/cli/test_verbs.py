@@ -1,0 +1,65 @@
+"""Each verb's flags and what it refuses; what a verb does is tested where it is implemented."""
+
+import pytest
+
+from fovea.cli import main
+from fovea.cli.verbs import VERBS
+
+CALLS = [[name, *list(verb.choices or [])[:1]] for name, verb in VERBS.items()]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_help_lists_the_flags_and_examples(call, capsys):
+    assert main([*call, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"usage: fovea {' '.join(call)}" in out
+    assert "--config_path" in out
+    for example in VERBS[call[0]].examples:
+        assert example in out
+
+
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_a_flag_that_does_not_exist_is_refused(call, capsys):
+    assert main([*call, "--no-such-flag", "1"]) == 2
+    assert "there is no flag --no-such-flag" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("demo --episodes 0", "episodes"),
+        ("demo --tasks []", "at least one task"),
+        ("collect --layout drwn", "official, drawn"),
+        ("collect --suite libero_objct", "libero_object"),
+        ("cache", "needs --dataset"),
+        ("cache --dataset x --workers 0", "workers"),
+        ("pretrain --contrast clap", "siglip or clip"),
+        ("train", "needs --dataset"),
+        ("train --dataset x --preset tny", "tiny"),
+        ("train --dataset x --policy.n_heads 7", "n_heads"),
+        ("train --dataset x --steps 0", "steps"),
+        ("eval", "needs --checkpoint"),
+        ("eval --checkpoint x --layout drwn", "drwn"),
+        ("eval --checkpoint x --init_states 40,49 --episodes 20", "allow 10 episodes"),
+        ("eval --checkpoint nowhere --tasks 0", "nowhere"),
+        ("eval --checkpoint nowhere --tasks 77", "77"),
+        ("report --run nowhere", "nowhere"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_left_behind(line, hint, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    assert hint in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_starts_from_a_preset_and_keeps_the_flags_that_were_given():
+    from fovea.cli import flags
+    from fovea.cli.train import Config
+
+    line = "--dataset d --preset b32 --policy.fusion late --policy.dim_model 128 --steps 7"
+    config = flags.parse(Config, line.split(), "fovea train")
+    policy = config.policy_config()
+    assert (policy.encoder, policy.fusion, policy.dim_model) == ("ViT-B-32/openai", "late", 128)
+    assert config.steps == 7
+    assert policy.camera_keys
