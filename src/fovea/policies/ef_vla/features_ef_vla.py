@@ -104,7 +104,7 @@ class FrozenFeatures:
         keys = self.config.camera_keys
         cached = [feature_key(key) for key in keys]
         if all(key in batch for key in cached):
-            patches = torch.stack([batch[key] for key in cached], dim=-3)
+            patches = stack_cameras([batch[key] for key in cached], device)
         elif all(key in batch for key in keys):
             pictures = [batch[key] for key in keys]
             lead = pictures[0].shape[:-3]
@@ -150,6 +150,17 @@ def feature_key(camera_key: str) -> str:
     """Name of a camera's cached patches: observation.images.image -> observation.features.image."""
     name = camera_key.removeprefix("observation.").removeprefix("images.")
     return f"observation.features.{name}"
+
+
+def stack_cameras(cameras: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Patches of each camera (..., N, D), half or single precision -> (..., C, N, D) single, in one pass."""
+    shape = cameras[0].shape
+    if any(camera.shape != shape for camera in cameras):
+        raise FoveaError(f"expected one shape of patches, got {[tuple(camera.shape) for camera in cameras]}")
+    stacked = torch.empty(*shape[:-2], len(cameras), *shape[-2:], device=device)
+    for index, camera in enumerate(cameras):
+        stacked.select(-3, index).copy_(camera)
+    return stacked
 
 
 def to_uint8(pictures: Tensor) -> Tensor:
