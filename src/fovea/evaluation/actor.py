@@ -96,9 +96,7 @@ class Actor:
         return np.clip(actions, -1.0, 1.0)
 
     @torch.no_grad()
-    def look(self, batch: dict[str, Any], row: int) -> tuple[np.ndarray, int]:
-        """Word-to-patch maps (C, M, rows, columns) of one frame of a batch, and M, the number of its words."""
+    def look(self, batch: dict[str, Any]) -> np.ndarray:
+        """Word-to-patch maps (B, C, M, rows, columns) of frames of one instruction, M its words; cameras sorted."""
         where = self.policy.attention(batch)
-        words = where.mask[row]
-        maps = where.weights[row, 0][:, words]
-        return maps.float().cpu().numpy(), int(words.sum())
+        return where.weights[:, 0][:, :, where.mask[0]].float().cpu().numpy()

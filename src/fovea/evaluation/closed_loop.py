@@ -4,63 +4,30 @@ The list of episodes is made before anything runs, so the same seed gives the sa
 workers. Finished episodes are lines of a JSONL file: a run that was stopped goes on behind them.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
+import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from fovea.data.files import atomic_write, locked
 from fovea.errors import FoveaError
 from fovea.evaluation.actor import Actor, Observation
 from fovea.evaluation.episodes import episode_id
+from fovea.evaluation.film import Films, write_film
 from fovea.evaluation.worker import serve
-from fovea.lens.overlay import episode_frames, split_words
-from fovea.lens.video import write_video
 from fovea.progress import progress_bar
 from fovea.sim import EpisodeStart, RenderSettings
 
-DEATHS = 2  # a worker that dies at the same episode this often stops the evaluation
-
-
-@dataclass
-class _Film:
-    """What is kept of an episode that becomes a video."""
-
-    pictures: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    maps: dict[str, list[np.ndarray]] = field(default_factory=dict)
-
-    def add(self, observation: Observation, maps: np.ndarray) -> None:
-        cameras = sorted(key for key in observation if key.startswith("observation.images."))
-        for camera, key in enumerate(cameras):
-            name = key.removeprefix("observation.images.")
-            self.pictures.setdefault(name, []).append(observation[key])
-            self.maps.setdefault(name, []).append(maps[camera])
-
-    def write(self, path: Path, instruction: str) -> None:
-        words = split_words(instruction)
-        count = next(iter(self.maps.values()))[0].shape[0]
-        words = [*words, *["·"] * count][:count]  # an encoder may split words or see fewer of them
-        pictures = {name: np.stack(frames) for name, frames in self.pictures.items()}
-        maps = {name: np.stack(frames) for name, frames in self.maps.items()}
-        write_video(episode_frames(pictures, maps, words, side=256), path, quality=29)
-
-
-@dataclass
-class _Slot:
-    """One worker process and the episode it plays."""
-
-    process: Any
-    pipe: Connection
-    number: int = -1
-    state: Any = None
-    film: _Film | None = None
+DEATHS = 3  # a worker that dies this often at one episode stops the evaluation
 
 
 def evaluate(
@@ -70,11 +37,16 @@ def evaluate(
     *,
     workers: int = 2,
     render: RenderSettings | None = None,
-    films: Sequence[int] = (),
+    trained_on: Mapping[str, Any] | None = None,
+    films: int | Sequence[int] = (),
+    max_steps: int | None = None,
     label: str = "episodes",
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Play every episode, or what is missing of them, and return their records in the order of `starts`.
+
+    Non-obvious: the starts are the same whatever the number of workers, down to the last bit; the outcomes nearly
+    so, since sums over a batch of another size may differ in the last bit and contact magnifies that.
 
     Args:
         actor: the policy.
@@ -82,41 +54,98 @@ def evaluate(
         out: folder; gets episodes.jsonl and videos/.
         workers: simulating processes. Two on two cores: the policy runs while they wait.
         render: how pictures are drawn; should be what the policy was trained on.
-        films: which episodes (positions in `starts`) become videos with heat maps; early fusion only.
+        trained_on: render settings of the policy's data set (`render` in its meta/fovea.json); warns if different.
+        films: which episodes (positions in `starts`) become videos with heat maps; or one number n: the first n
+            successes and n failures, of a task one of each at most. Early fusion only.
+        max_steps: step limit; default the suite's own.
 
     Returns:
-        Records: `id`, `start`, `instruction`, `success`, `steps`, `first_lifted`, `first_close`, `seconds`, `video`.
+        Records: `id`, `policy`, `start`, `instruction`, `targets`, `success`, `steps`, `max_steps`, `first_lifted`,
+        `first_close`, `final` (distances), `seconds`, `video` (relative to `out`, or None).
 
     Raises:
         FoveaError: a bad start, an action that is not finite, or a worker that dies again and again.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    ids = [episode_id(start, actor.identity) for start in starts]
+    if workers < 1 or not starts or (max_steps is not None and max_steps < 1):
+        raise FoveaError(
+            f"expected at least one worker, episode and step, got {workers} workers, {len(starts)} episodes and "
+            f"a limit of {max_steps} steps"
+        )
+    settings = (render or RenderSettings()).asdict()
+    warn_if_different(settings, trained_on)
+    unlike_usual = {k: v for k, v in settings.items() if v != RenderSettings().asdict()[k]}
+    limit = {"max_steps": max_steps} if max_steps else {}
+    identity = actor.identity + (
+        json.dumps(unlike_usual | limit, sort_keys=True) if unlike_usual | limit else ""
+    )
+    ids = [episode_id(start, identity) for start in starts]
+    if len(set(ids)) != len(ids):
+        raise FoveaError(
+            "expected every episode once, got the same start several times; change its seed or state"
+        )
     path = out / "episodes.jsonl"
-    records = {record["id"]: record for record in read_records(path) if record["id"] in set(ids)}
-    todo = deque(number for number, name in enumerate(ids) if name not in records)
-    run = _Run(actor, list(starts), ids, out, render or RenderSettings(), set(films), records, todo)
-    with progress_bar(visible=progress) as bar:
-        job = bar.add_task(label, total=len(starts), completed=len(records), note=run.note())
+    with locked(out / ".lock", wait=False), progress_bar(visible=progress) as bar:
+        _drop_cut_line(path)
+        records = {record["id"]: record for record in read_records(path) if record["id"] in set(ids)}
+        todo = deque(number for number, name in enumerate(ids) if name not in records)
+        plan = Films(films, records.values())
+        run = _Run(actor, list(starts), ids, out, settings, max_steps, plan, todo, bar.console.print)
+        job = bar.add_task(label, total=len(starts), completed=len(records), note=_note(records))
         for record in run.play(workers):
             with path.open("a") as file:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
             records[record["id"]] = record
-            bar.update(job, advance=1, note=run.note())
+            bar.update(job, advance=1, note=_note(records))
     return [records[name] for name in ids]
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Records of a results file; a last line that was cut off by a kill is left out."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _drop_cut_line(path: Path) -> None:
+    """What is appended must not join half a line."""
+    whole = path.read_bytes() if path.exists() else b""
+    if whole and not whole.endswith(b"\n"):
+        with atomic_write(path) as file:
+            file.write(whole[: whole.rfind(b"\n") + 1])
+
+
+def warn_if_different(render: Mapping[str, Any], trained_on: Mapping[str, Any] | None) -> None:
+    """A policy sees another world when its pictures are drawn otherwise than those it learned from: say so."""
+    if trained_on is None:
+        return
+    keys = [key for key in render if key in trained_on and render[key] != trained_on[key]]
+    if keys:
+        shown = ", ".join(f"{key} {trained_on[key]} in training, {render[key]} here" for key in keys)
+        warnings.warn(
+            f"pictures are drawn otherwise than in the training data ({shown}); expect less success",
+            stacklevel=3,
+        )
+
+
+def _note(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """Successes so far, for the progress bar."""
+    won = sum(record["success"] for record in records.values())
+    return f"{won}/{len(records)} succeeded, {won / len(records):.0%}" if records else ""
+
+
+@dataclass
+class _Slot:
+    """One worker process and the episode it plays (number -1: none)."""
+
+    process: Any
+    pipe: Connection
+    number: int = -1
+    state: Any = None
+    kept: list[Observation] | None = None
+
+    def send(self, message: Any) -> None:
+        """A worker that has died is found when its pipe is read, not here."""
+        with contextlib.suppress(OSError):
+            self.pipe.send(message)
 
 
 @dataclass
@@ -125,38 +154,29 @@ class _Run:
     starts: list[EpisodeStart]
     ids: list[str]
     out: Path
-    render: RenderSettings
-    films: set[int]
-    records: dict[str, dict[str, Any]]
+    render: dict[str, Any]
+    max_steps: int | None
+    films: Films
     todo: deque[int]
+    say: Callable[[str], None]
+    slots: list[_Slot] = field(default_factory=list)
     deaths: dict[int, int] = field(default_factory=dict)
 
-    def note(self) -> str:
-        """Successes so far, for the progress bar."""
-        won = sum(record["success"] for record in self.records.values())
-        return f"{won}/{len(self.records)} succeeded" if self.records else ""
-
-    def play(self, workers: int) -> Any:
+    def play(self, workers: int) -> Iterator[dict[str, Any]]:
         """Yield records as episodes finish."""
-        context = multiprocessing.get_context("spawn")
-        if workers < 1:
-            raise FoveaError(f"--workers: expected at least 1, got {workers}")
-        slots: list[_Slot] = []
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             for _ in range(min(workers, len(self.todo))):
-                slots.append(self._employ(context))
-                self._give_work(slots[-1])
-            while any(slot.number >= 0 for slot in slots):
-                busy = {slot.pipe: slot for slot in slots if slot.number >= 0}
-                ready = [busy[pipe] for pipe in wait(list(busy))]  # type: ignore[index]
+                self.slots.append(_employ(self.render))
+                self._give_work(self.slots[-1])
+            while busy := {slot.pipe: slot for slot in self.slots if slot.number >= 0}:
                 waiting: list[tuple[_Slot, Observation]] = []
-                for slot in ready:
+                for slot in [busy[pipe] for pipe in wait(list(busy))]:  # type: ignore[index]
                     try:
                         kind, content = slot.pipe.recv()
-                    except EOFError:
-                        self._replace(slots, slot, context)
+                    except (EOFError, OSError):
+                        self._replace(slot)
                         continue
                     if kind == "error":
                         raise FoveaError(content)
@@ -169,84 +189,89 @@ class _Run:
                     self._act(waiting)
         finally:
             torch.set_num_threads(threads)
-            for slot in slots:
+            for slot in self.slots:
                 slot.process.terminate()
                 slot.process.join()
 
-    def _employ(self, context: Any) -> _Slot:
-        ours, theirs = context.Pipe()
-        before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS")}
-        os.environ.update(OMP_NUM_THREADS="1", LP_NUM_THREADS="1")
-        try:
-            process = context.Process(target=serve, args=(theirs, self.render.asdict()), daemon=True)
-            process.start()
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-        theirs.close()
-        return _Slot(process, ours)
-
     def _give_work(self, slot: _Slot) -> None:
-        if not self.todo:
-            slot.number = -1
+        slot.number = self._next_for(slot) if self.todo else -1
+        if slot.number < 0:
             return
-        slot.number = self._next_for(slot)
         slot.state = self.actor.new_episode()
-        slot.film = _Film() if slot.number in self.films else None
-        slot.pipe.send(self.starts[slot.number].asdict())
+        slot.kept = [] if self.films.may_want(slot.number) else None
+        slot.send({"start": self.starts[slot.number].asdict(), "max_steps": self.max_steps})
 
     def _next_for(self, slot: _Slot) -> int:
-        """The next episode, of the scene that the worker has open if there is one: building a scene takes seconds."""
-        if slot.number >= 0:
-            scene = self._scene(slot.number)
-            for number in self.todo:
-                if self._scene(number) == scene:
-                    self.todo.remove(number)
-                    return number
-        # another worker's scene would be built twice: begin at the far end
-        scenes = [self._scene(number) for number in self.todo]
-        rarest = min(range(len(scenes)), key=lambda i: (self._open.count(scenes[i]), i))
-        number = self.todo[rarest]
+        """An episode of the scene that the worker has open, else of the scene that fewest workers have open.
+
+        Building a scene takes seconds, so workers stay in theirs as long as it has episodes.
+        """
+        mine = self._scene(slot.number) if slot.number >= 0 else None
+        others = [
+            self._scene(other.number) for other in self.slots if other is not slot and other.number >= 0
+        ]
+
+        def cost(number: int) -> tuple[bool, int]:
+            return self._scene(number) != mine, others.count(self._scene(number))
+
+        number = min(self.todo, key=cost)  # the first of the cheapest
         self.todo.remove(number)
-        self._open.append(self._scene(number))
         return number
 
     def _scene(self, number: int) -> tuple[str, int]:
         return self.starts[number].suite, self.starts[number].task_id
 
-    _open: list[tuple[str, int]] = field(default_factory=list)
-
     def _act(self, waiting: list[tuple[_Slot, Observation]]) -> None:
         batch = self.actor.batch([observation for _, observation in waiting])
         actions = self.actor.act([slot.state for slot, _ in waiting], batch)
-        for row, (slot, observation) in enumerate(waiting):
-            slot.pipe.send(actions[row])
-            if slot.film is not None:
-                slot.film.add(observation, self.actor.look(batch, row)[0])
+        for (slot, observation), action in zip(waiting, actions, strict=True):
+            slot.send(action)
+            if slot.kept is not None:
+                slot.kept.append(observation)
 
     def _finish(self, slot: _Slot, content: dict[str, Any]) -> dict[str, Any]:
         record = {"id": self.ids[slot.number], "policy": self.actor.identity, **content, "video": None}
-        if slot.film is not None:
+        if slot.kept and self.films.take(slot.number, record):
             video = self.out / "videos" / f"{record['id']}.mp4"
-            slot.film.write(video, record["instruction"])
+            write_film(video, slot.kept, self.actor)
             record["video"] = video.relative_to(self.out).as_posix()
         return record
 
-    def _replace(self, slots: list[_Slot], slot: _Slot, context: Any) -> None:
+    def _replace(self, slot: _Slot) -> None:
         """A worker died: its episode is played again by a new one, but not for ever."""
-        number = slot.number
-        self.deaths[number] = self.deaths.get(number, 0) + 1
         slot.process.join()
-        start = self.starts[number]
-        if self.deaths[number] > DEATHS:
+        number, start, code = slot.number, self.starts[slot.number], slot.process.exitcode
+        deaths = self.deaths[number] = self.deaths.get(number, 0) + 1
+        who = (
+            f"the simulating process {slot.process.pid} died (exit code {code}) at {start.suite} task "
+            f"{start.task_id}, {start.layout} layout, initial state {start.init_state}, seed {start.seed}"
+        )
+        if deaths >= DEATHS:
             raise FoveaError(
-                f"the simulator died {self.deaths[number]} times (exit code {slot.process.exitcode}) at "
-                f"{start.suite} task {start.task_id}, initial state {start.init_state}; free memory or use fewer "
-                "--workers, then run the same command again"
+                f"{who}, for the {deaths}. time. If it printed an error above, that is why; else free memory or use "
+                "fewer --workers. Run the same command again to go on"
             )
+        self.say(f"{who}; another one plays this episode again")
         self.todo.appendleft(number)
-        slots[slots.index(slot)] = fresh = self._employ(context)
+        fresh = _employ(self.render)
+        self.slots[self.slots.index(slot)] = fresh
         self._give_work(fresh)
+
+
+def _employ(render: dict[str, Any]) -> _Slot:
+    """Start a worker: one thread, for simulation and for drawing."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(before, "1"))
+    try:
+        process = context.Process(target=serve, args=(theirs, render), daemon=True)
+        process.start()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    theirs.close()
+    return _Slot(process, ours)

@@ -81,7 +81,8 @@ def grounding(records: Iterable[Record]) -> dict[str, Any]:
     """Did the policy go to the object that the instruction names, whether or not it then succeeded?
 
     These tell apart "cannot see which" from "cannot hold": a policy that closes its gripper beside the named
-    object but misses it is grounded and clumsy, one that neatly lifts the wrong object is not grounded.
+    object but misses it is grounded and clumsy, one that neatly lifts the wrong object is not grounded. Tasks
+    whose goal moves no object (a drawer, a stove) do not count.
 
     Returns:
         `lifted_right`: of the episodes in which something was lifted first, those with the named object;
@@ -90,8 +91,10 @@ def grounding(records: Iterable[Record]) -> dict[str, Any]:
         nearest object when it first closed, or None.
     """
     records = list(records)
-    lifted = [record["first_lifted"] for record in records if record["first_lifted"]]
-    closed = [record["first_close"] for record in records if record["first_close"]]
+    lifted, closed = (
+        [event for record in records if (event := record[key]) and event["right"] is not None]
+        for key in ("first_lifted", "first_close")
+    )
     return {
         "lifted_right": SuccessRate(sum(event["right"] for event in lifted), len(lifted)).to_dict(),
         "closed_right": SuccessRate(sum(event["right"] for event in closed), len(closed)).to_dict(),
