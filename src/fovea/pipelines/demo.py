@@ -6,7 +6,6 @@ last checkpoint is the one that is evaluated.
 """
 
 import platform
-import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -124,18 +123,16 @@ def run(config: DemoConfig) -> dict[str, Any]:
     states = list(TEST_STATES)[: config.episodes]
     starts = official(SUITE, config.tasks, states, seed=config.seed)
     with stages.stage("evaluate", f"{len(starts)} episodes from initial states that training never saw"):
-        films = [i for i in range(len(starts)) if i % config.episodes < 2]
         records = evaluate(
             Actor.load(result.policy_path),
             starts,
             config.out / "evaluation",
             workers=config.workers,
-            films=films,
+            trained_on=RenderSettings(image_size=config.collection().image_size).asdict(),
+            films=3,
         )
-    began = time.monotonic()
-    data = report_data(config, collected, result, records, stages.seconds)
     with stages.stage("report", "one page that holds everything"):
-        data["stages"].append({"name": "report", "seconds": time.monotonic() - began})
+        data = report_data(config, collected, result, records, stages.seconds)
         write_report(data, config.out, base=config.out / "evaluation")
     return data
 
@@ -184,7 +181,7 @@ def report_data(
         },
         "limits": [
             "In libero_object the target of a task stands in one of two places in every official state: success "
-            "here does not prove that the policy reads the instruction. `fovea reproduce first` draws positions anew.",
+            "here does not prove that the policy reads the instruction. The study `first` draws positions anew.",
             "The demonstrations come from a scripted expert that sees object poses; the policy sees pictures only.",
             f"{len(records)} episodes leave a wide interval; it is printed beside every rate.",
         ],
@@ -196,7 +193,7 @@ def report_data(
             },
             {
                 "what": "this policy on more episodes",
-                "command": f"fovea eval --checkpoint {result.policy_path}",
+                "command": f"fovea eval --checkpoint {config.out / 'train/checkpoints/last'}",
             },
         ],
         "configuration": {
@@ -242,8 +239,8 @@ def choose_videos(records: list[dict[str, Any]], most: int = 3) -> list[dict[str
         {
             "path": record["video"],
             "success": bool(record["success"]),
-            "caption": f"{record['instruction']}: {'success' if record['success'] else 'failure'} after "
-            f"{record['steps']} steps",
+            "caption": f"{record['instruction']}, {record['steps']} steps, official initial state "
+            f"{record['start']['init_state']}",
         }
         for record in chosen
     ]
