@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+
+from fovea.encoders.tiny import TinyConfig, TinyEncoder
+from fovea.errors import FoveaError
+from fovea.evaluation.actor import Actor
+from fovea.evaluation.film import write_film
+from fovea.policies.ef_vla import features_ef_vla
+from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
+from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
+from fovea.policies.ef_vla.processor_ef_vla import make_ef_vla_pre_post_processors
+
+TASK = "pick up the milk"
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """A checkpoint folder of a toy policy with random weights, whose actions in the data were small."""
+    torch.manual_seed(0)
+    encoder = TinyEncoder(TinyConfig.tiny(image_size=32), TASK.split())
+    encoder.freeze()
+    monkeypatch.setattr(features_ef_vla, "create_encoder", lambda name, tap=None: encoder)
+    policy = EFVLAPolicy(EFVLAConfig.tiny(device="cpu"), encoder=encoder)
+    small = np.full(7, 0.2)
+    stats = {
+        "observation.state": {"mean": np.zeros(8), "std": np.ones(8)},
+        "action": {"q01": -small, "q99": small, "mean": small, "std": small},
+    }
+    folder = tmp_path / "step" / "pretrained_model"
+    for part in (policy, *make_ef_vla_pre_post_processors(policy.config, stats)):
+        part.save_pretrained(folder)
+    return folder.parent
+
+
+def observations(count: int) -> list[dict]:
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "observation.images.image": rng.integers(0, 255, (32, 32, 3), dtype=np.uint8),
+            "observation.images.image2": rng.integers(0, 255, (32, 32, 3), dtype=np.uint8),
+            "observation.state": rng.normal(size=8).astype(np.float32),
+            "task": TASK,
+        }
+        for _ in range(count)
+    ]
+
+
+def test_a_checkpoint_acts_for_several_episodes_as_for_each_alone(checkpoint):
+    actor = Actor.load(checkpoint)
+    frames = observations(3)
+    together = actor.act([actor.new_episode() for _ in frames], actor.batch(frames))
+    alone = [actor.act([actor.new_episode()], actor.batch([frame]))[0] for frame in frames]
+    assert together.shape == (3, 7)
+    assert np.abs(together).max() <= 1
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert set(np.abs(together[:, 6])) == {1.0}  # the gripper opens or closes
+
+
+def test_what_changes_how_it_acts_changes_its_identity(checkpoint):
+    names = [Actor.load(checkpoint, **c).identity for c in ({}, {}, {"n_action_steps": 1})]
+    assert names[0] == names[1] != names[2]
+
+
+def test_every_word_looks_at_every_camera_and_becomes_a_film(checkpoint, tmp_path):
+    actor = Actor.load(checkpoint)
+    frames = observations(2)
+    maps = actor.look(actor.batch(frames))
+    assert maps.shape[:3] == (2, 2, 4)
+    np.testing.assert_allclose(maps.sum(axis=(-1, -2)), 1, atol=1e-5)
+    assert write_film(tmp_path / "film.mp4", frames, actor).stat().st_size > 1000
+
+
+def test_what_is_no_checkpoint_is_refused(checkpoint, tmp_path):
+    with pytest.raises(FoveaError, match=r"config.json in .*, found none"):
+        Actor.load(tmp_path)
+    with pytest.raises(FoveaError, match="no setting 'n_actions'"):
+        Actor.load(checkpoint, n_actions=3)
