@@ -89,8 +89,12 @@ def test_other_settings_are_refused(tmp_path):
     run(tmp_path, steps=10)
     with pytest.raises(FoveaError, match="steps was 10, is 12"):
         run(tmp_path, steps=12)
-    with pytest.raises(FoveaError, match="data was"):
+    with pytest.raises(FoveaError, match=r"data.episodes was \[0, 1, 2\], is \[3\]"):
         run(tmp_path, steps=10, source=toy_source("val"))
+    policy = toy_policy()
+    policy.config.n_obs_steps = 3
+    with pytest.raises(FoveaError, match=r"policy.n_obs_steps was 1, is 3"):
+        run(tmp_path, steps=10, policy=policy)
 
 
 def test_damaged_checkpoint_is_named(tmp_path):

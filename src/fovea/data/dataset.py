@@ -68,8 +68,6 @@ class RecordedDataset:
     """
 
     def __init__(self, root: Path, cameras: tuple[str, ...]) -> None:
-        import pyarrow.parquet as pq
-
         self.root, self.cameras = root, cameras
         info = read_json(root / "meta/info.json", "data set's meta/info.json")
         version = str(info.get("codebase_version"))
@@ -90,7 +88,7 @@ class RecordedDataset:
         self.state = _matrix(rows, keys.STATE, info, root)
         self.action = _matrix(rows, keys.ACTION, info, root)
         table = _read_tables(sorted(root.glob("meta/episodes/**/*.parquet")), root)
-        tasks = pq.read_table(root / "meta/tasks.parquet").to_pylist()
+        tasks = _read_tables([root / "meta/tasks.parquet"], root).to_pylist()
         sentences = {row["task_index"]: row.get("task", row.get("__index_level_0__")) for row in tasks}
         task_of_row = rows.column("task_index").to_numpy()
         episode_of_row = rows.column("episode_index").to_numpy()

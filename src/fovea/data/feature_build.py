@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from fovea.data.dataset import EpisodeInfo, RecordedDataset
@@ -65,8 +66,17 @@ def build_features(
     if (transform is None) != (variant == "none"):
         raise FoveaError("expected a transform and a variant name together, got only one of them")
     folder = Path(root or cache_root()) / "features" / cache_key(encoder, dataset, variant)
-    with locked(folder.with_suffix(".lock")):
-        builder = _Builder(folder, encoder, dataset, variant, transform, batch_size)
+    builder = _Builder(folder, encoder, dataset, variant, transform, batch_size)
+    if builder.is_sealed():
+        return FeatureCache(folder)  # takes no lock: the folder may be read-only
+
+    def notice() -> None:
+        if progress:
+            Console(stderr=True).print(
+                f"another process computes these features ({folder.name}): waiting for it"
+            )
+
+    with locked(folder.with_suffix(".lock"), notice=notice):
         missing = builder.prepare()
         if missing:
             builder.run(missing, workers, progress)
@@ -105,6 +115,11 @@ class _Builder:
         self.sealed = folder / "sealed.json"
         self.writing = threading.Lock()
 
+    def is_sealed(self) -> bool:
+        """Whether all is there and nobody wrote to it since it was finished."""
+        whole = self.sealed.is_file() and self.data.is_file()
+        return whole and read_json(self.sealed) == _stamp(self.data)
+
     def prepare(self) -> list[EpisodeInfo]:
         """Create or mend the files; return the episodes still to compute."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +127,7 @@ class _Builder:
             self.journal.unlink(missing_ok=True)
             write_json(self.folder / "features.json", self.about)
         total = 2 * int(np.prod(self.shape))
-        if self.sealed.is_file() and self.data.is_file() and read_json(self.sealed) == _stamp(self.data):
+        if self.is_sealed():
             return []
         present = self.data.stat().st_blocks * 512 if self.data.is_file() else 0
         require_space(self.folder, max(total - present, 0), "the feature cache")

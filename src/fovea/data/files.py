@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -94,8 +94,14 @@ def human_size(count: int) -> str:
 
 
 @contextmanager
-def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
+def locked(
+    path: str | Path, *, wait: bool = True, notice: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Hold an exclusive lock on the file `path` (made if missing); the system frees it when the process dies.
+
+    Args:
+        wait: wait for another process that holds it.
+        notice: called before waiting.
 
     Raises:
         FoveaError: with `wait=False`, if another process holds it.
@@ -104,9 +110,13 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise FoveaError(
-                f"another process is working on {path.parent} right now; wait for it or stop it"
-            ) from error
+            if not wait:
+                raise FoveaError(
+                    f"another process is working on {path.parent} right now; wait for it or stop it"
+                ) from error
+            if notice is not None:
+                notice()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

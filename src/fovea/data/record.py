@@ -97,6 +97,7 @@ def _build(
         lines = _write_episodes(staged, info, (height, width), progress)
     finally:
         info.finalize()  # not left to the garbage collector, which would write after the folder is gone
+    _write_exact_quantiles(info)
     encoder = RGBEncoderConfig(vcodec=_CODEC, crf=_CRF, preset=_PRESET, g=_KEYFRAMES)
     info.update_video_info(video_encoder=encoder)
     write_info(info.info, root)
@@ -140,6 +141,20 @@ def _write_episodes(
         for files in videos.values():
             files.close()
     return lines
+
+
+def _write_exact_quantiles(info: "LeRobotDatasetMetadata") -> None:
+    """Quantiles of states and actions over all frames; LeRobot averages those of the episodes, which lie too near."""
+    import pyarrow.parquet as pq
+    from lerobot.datasets.io_utils import write_stats
+
+    rows = pq.read_table(info.root / info.data_path.format(chunk_index=0, file_index=0))
+    for key in (keys.STATE, keys.ACTION):
+        values = np.stack(rows.column(key).to_numpy())
+        for name in info.stats[key]:
+            if name.startswith("q"):
+                info.stats[key][name] = np.quantile(values, int(name[1:]) / 100, axis=0)
+    write_stats(info.stats, info.root)
 
 
 def _add_rows(

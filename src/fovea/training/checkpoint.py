@@ -141,7 +141,7 @@ def check_recipe(folder: Path, saved: dict[str, Any], present: dict[str, Any]) -
     Raises:
         FoveaError: names what differs.
     """
-    present = json.loads(json.dumps(present))
+    saved, present = _flat(saved), _flat(json.loads(json.dumps(present)))
     different = [key for key in sorted(saved.keys() | present.keys()) if saved.get(key) != present.get(key)]
     if different:
         shown = "; ".join(
@@ -151,6 +151,14 @@ def check_recipe(folder: Path, saved: dict[str, Any], present: dict[str, Any]) -
             f"the run in {folder.parent.parent} was started differently: {shown}. Use the same settings to go on, "
             "or another output folder to start anew"
         )
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one: {"policy": {"lr": 1}} -> {"policy.lr": 1}."""
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
+    return flat
 
 
 def _short(value: Any, limit: int = 80) -> str:

@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import draccus
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -29,6 +30,7 @@ from fovea.training.checkpoint import (
     load_progress,
     save_checkpoint,
 )
+from fovea.training.config import TrainConfig, TrainResult
 from fovea.training.ema import WeightAverage
 from fovea.training.metrics import Means, MetricsFile, draw_learning_curve, read_metrics
 from fovea.training.schedule import ema_decay, learning_rate
@@ -48,98 +50,6 @@ class Source(Protocol):
     def batch(self, windows: Sequence[Window]) -> dict[str, Any]: ...
 
     def describe(self) -> dict[str, Any]: ...
-
-
-@dataclass
-class TrainConfig:
-    """How a policy is trained.
-
-    Args:
-        steps: updates in all.
-        batch_size: windows an update, over all processes.
-        learning_rate: peak of the schedule (linear warm-up, cosine to `final_learning_rate` of the peak).
-        warmup_steps: updates of the warm-up.
-        final_learning_rate: share of the peak at the end.
-        weight_decay: on matrices only, unless the policy groups its parameters itself.
-        clip_norm: largest gradient norm.
-        ema_decay: of the averaged weights that checkpoints act with; 0 acts with the last weights.
-        seed: of windows and dropout.
-        save_every: updates between checkpoints.
-        log_every: updates between reports.
-        validate_every: updates between validations.
-        validation_windows: how many windows of the validation episodes are looked at.
-        threads: torch threads; None leaves them as they are.
-        prefetch: batches prepared ahead, in a thread.
-    """
-
-    steps: int = 5000
-    batch_size: int = 16
-    learning_rate: float = 5e-4
-    warmup_steps: int = 150
-    final_learning_rate: float = 0.01
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-    seed: int = 0
-    save_every: int = 500
-    log_every: int = 20
-    validate_every: int = 250
-    validation_windows: int = 256
-    threads: int | None = None
-    prefetch: int = 3
-
-    def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "save_every",
-            "log_every",
-            "validate_every",
-            "prefetch",
-            "warmup_steps",
-        ):
-            if getattr(self, name) < 1:
-                raise FoveaError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise FoveaError(f"expected {name} above 0, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise FoveaError(f"expected ema_decay in [0, 1), got {self.ema_decay}")
-
-    def recipe(self) -> dict[str, Any]:
-        """The settings that decide the outcome; a run goes on only with the same ones."""
-        free = ("save_every", "threads", "prefetch", "validation_windows", "validate_every", "log_every")
-        return {name: value for name, value in asdict(self).items() if name not in free}
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What came of a run.
-
-    Args:
-        checkpoint: folder of the last checkpoint; `checkpoint / "pretrained_model"` is the policy.
-        steps: updates done in all.
-        resumed_from: updates that an earlier run had done.
-        seconds: wall time in all, earlier runs included.
-        loss: mean training loss of the last report.
-        validation_loss: of the last validation, None without validation episodes.
-        metrics: the JSONL file.
-        curve: the PNG.
-    """
-
-    checkpoint: Path
-    steps: int
-    resumed_from: int
-    seconds: float
-    loss: float
-    validation_loss: float | None
-    metrics: Path
-    curve: Path
-
-    @property
-    def policy_path(self) -> Path:
-        """Folder for `from_pretrained`."""
-        return self.checkpoint / "pretrained_model"
 
 
 def train(
@@ -183,6 +93,7 @@ class _Run:
     progress: bool
     accelerator: Accelerator = field(init=False)
     state: TrainingState = field(init=False)
+    recipe: dict[str, Any] = field(init=False)
     processing: threading.Lock = field(default_factory=threading.Lock)
     drawn: float = field(default_factory=time.monotonic)
 
@@ -200,6 +111,11 @@ class _Run:
         )
         model, optimizer = self.accelerator.prepare(self.policy, optimizer)
         self.state = TrainingState(self.policy, optimizer.optimizer, WeightAverage(self.policy))
+        self.recipe = {  # as it is now: a policy may fill in its configuration later
+            **config.recipe(),
+            "policy": describe_policy(self.policy),
+            "data": self.source.describe(),
+        }
         first, seconds, means = self._resume()
         metrics = MetricsFile(self.output_dir / "metrics.jsonl", first)
         began = time.monotonic() - seconds
@@ -227,12 +143,9 @@ class _Run:
         if folder is None:
             return 0, 0.0, Means()
         saved = load_progress(folder)
-        check_recipe(folder, saved["recipe"], self._recipe())
+        check_recipe(folder, saved["recipe"], self.recipe)
         load_checkpoint(folder, self.state)
         return saved["step"], saved["seconds"], Means(saved["means"])
-
-    def _recipe(self) -> dict[str, Any]:
-        return {**self.config.recipe(), "policy": self.policy.config.type, "data": self.source.describe()}
 
     def _batches(self, first: int) -> Iterator[tuple[int, list[Window], dict[str, Any]]]:
         """(step, windows, preprocessed batch) from `first` on, prepared ahead in a thread."""
@@ -328,7 +241,7 @@ class _Run:
 
     def _save(self, done: int, seconds: float, means: Means) -> None:
         if self.accelerator.is_main_process:
-            rest = {"recipe": self._recipe(), "seconds": seconds, "means": means.state()}
+            rest = {"recipe": self.recipe, "seconds": seconds, "means": means.state()}
             save_checkpoint(self.output_dir, done, self.state, rest, self.preprocessor, self.postprocessor)
             if done == self.config.steps or time.monotonic() - self.drawn > REDRAW_SECONDS:
                 draw_learning_curve(self.output_dir / "metrics.jsonl", self.output_dir / "learning_curve.png")
@@ -353,6 +266,13 @@ class _Run:
             metrics=path,
             curve=self.output_dir / "learning_curve.png",
         )
+
+
+def describe_policy(policy: PreTrainedPolicy) -> dict[str, Any]:
+    """The policy's type and configuration, but for where it runs and where it is uploaded."""
+    free = ("device", "use_amp", "push_to_hub", "repo_id", "private", "tags", "license")
+    fields = {name: value for name, value in draccus.encode(policy.config).items() if name not in free}
+    return {"type": policy.config.type, **fields}
 
 
 def parameter_groups(policy: PreTrainedPolicy, weight_decay: float) -> list[dict[str, Any]]:
