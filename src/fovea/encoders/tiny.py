@@ -54,7 +54,7 @@ class TinyConfig:
     width: int = 128
     max_words: int = 24
     buckets: int = 2048
-    tap: str = "attn_qk"
+    tap: str = "out"
 
     def __post_init__(self) -> None:
         check_tap(self.tap)

@@ -73,9 +73,9 @@ class PretrainConfig:
 
     corpus: Path = Path("outputs/corpus")
     output: Path = Path("outputs/pretrain")
-    tap: str = "attn_qk"
+    tap: str = "out"
     seed: int = 0
-    steps: int = 3000
+    steps: int = 2400
     crop: int = 64
     crop_share: float = 0.8
     crop_batch: int = 64
