@@ -64,7 +64,7 @@ VERBS: dict[str, Verb] = {
         "Train",
         "train the encoder that ships, from scratch, on rendered scenes",
         "fovea.cli.pretrain",
-        ("fovea pretrain", "fovea pretrain --tap out --out outputs/pretrain-out"),
+        ("fovea pretrain", "fovea pretrain --tap attn_qk --out outputs/pretrain-attn_qk"),
     ),
     "train": Verb(
         "Train",
