@@ -4,6 +4,7 @@ Shape letters: ... leading axes (batch, time, cameras), N tokens, D width.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -37,7 +38,7 @@ class Tokens:
         """D, the size of one token."""
         return self.values.shape[-1]
 
-    def to(self, *args, **kwargs) -> "Tokens":
+    def to(self, *args: Any, **kwargs: Any) -> "Tokens":
         """The tokens on another device or in another floating type; the mask stays bool."""
         values = self.values.to(*args, **kwargs)
         return Tokens(values, self.mask.to(values.device))

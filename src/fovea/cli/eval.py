@@ -86,6 +86,7 @@ def run(config: Config) -> None:
     from fovea.evaluation.closed_loop import evaluate
     from fovea.evaluation.report import write_report
     from fovea.evaluation.statistics import markdown_table, success_rate, task_table
+    from fovea.pipelines.learn import trained_on
     from fovea.sim import RenderSettings
 
     starts = config.starts()
@@ -100,6 +101,7 @@ def run(config: Config) -> None:
         config.out,
         workers=config.workers,
         render=RenderSettings(image_size=_image_size(actor)),
+        trained_on=trained_on(config.checkpoint),
         films=films if actor.policy.config.fusion == "early" else [],
         progress=not config.json,
     )
@@ -114,33 +116,16 @@ def run(config: Config) -> None:
 
 def report_data(config: Config, actor: "Actor", records: list[dict[str, Any]]) -> dict[str, Any]:
     """What the report says about an evaluation."""
-    from fovea.evaluation.statistics import grounding, success_rate, task_table
-    from fovea.pipelines.demo import choose_videos
+    from fovea.pipelines.measured import measured
 
-    looked = grounding(records)
-    distance = looked["close_distance"]
     where = "object positions drawn anew" if config.layout == "drawn" else "official initial states"
     return {
         "title": f"{NAMES.get(actor.policy.config.fusion, actor.policy.config.fusion)} on {config.suite}",
         "summary": f"The policy {config.checkpoint} in {len(records)} episodes of {config.suite}, from {where}.",
-        "success": success_rate(records).to_dict(),
-        "tasks": [
-            {"name": row["instruction"], **{k: row[k] for k in ("successes", "episodes", "rate", "interval")}}
-            for row in task_table(records)
-        ],
-        "videos": choose_videos(records),
-        "diagnostics": {
-            name: f"{rate['successes']} of {rate['episodes']}"
-            for name, rate in (
-                ("closed the gripper at the named object", looked["closed_right"]),
-                ("lifted the named object first", looked["lifted_right"]),
-            )
-        }
-        | {"median distance at that moment": "-" if distance is None else f"{100 * distance:.1f} cm"},
         "configuration": {key: _plain(value) for key, value in asdict(config).items()}
         | {"policy": actor.identity},
         "versions": {"fovea": __version__, "python": platform.python_version()},
-    }
+    } | measured(records)
 
 
 def _image_size(actor: "Actor") -> int:

@@ -17,8 +17,9 @@ from fovea.evaluation.actor import Actor
 from fovea.evaluation.closed_loop import evaluate
 from fovea.evaluation.episodes import official
 from fovea.evaluation.report import write_report
-from fovea.evaluation.statistics import grounding, success_rate, task_table
-from fovea.pipelines.learn import cache_features, train_policy
+from fovea.evaluation.statistics import task_table
+from fovea.pipelines.learn import cache_features, train_policy, trained_on
+from fovea.pipelines.measured import measured
 from fovea.pipelines.stages import Stages
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 from fovea.sim import RenderSettings
@@ -128,7 +129,7 @@ def run(config: DemoConfig) -> dict[str, Any]:
             starts,
             config.out / "evaluation",
             workers=config.workers,
-            trained_on=RenderSettings(image_size=config.collection().image_size).asdict(),
+            trained_on=trained_on(result.policy_path),
             films=3,
         )
     with stages.stage("report", "one page that holds everything"):
@@ -146,7 +147,6 @@ def report_data(
 ) -> dict[str, Any]:
     """Everything the report says, in its own format."""
     metrics = read_metrics(result.metrics)
-    looked = grounding(records)
     rows = task_table(records)
     names = ", ".join(f'"{row["instruction"]}"' for row in rows)
     return {
@@ -160,25 +160,12 @@ def report_data(
             f"{result.steps:,} steps. It then acted in {len(records)} episodes from official initial states that "
             "training never saw. No checkpoint was chosen on these episodes: the last one acts."
         ),
-        "success": success_rate(records).to_dict(),
-        "tasks": [
-            {"name": row["instruction"], **{k: row[k] for k in ("successes", "episodes", "rate", "interval")}}
-            for row in rows
-        ],
         "curve": {
             "train": [[m["step"], m["loss"]] for m in metrics if "loss" in m],
             "validation": [[m["step"], m["validation_loss"]] for m in metrics if "validation_loss" in m],
         },
-        "videos": choose_videos(records),
         "stages": [{"name": name, "seconds": round(value, 1)} for name, value in seconds.items()],
         "wall_seconds": round(sum(seconds.values()), 1),
-        "diagnostics": {
-            "closed the gripper at the named object": _share(looked["closed_right"]),
-            "lifted the named object first": _share(looked["lifted_right"]),
-            "median distance at that moment": (
-                "-" if looked["close_distance"] is None else f"{100 * looked['close_distance']:.1f} cm"
-            ),
-        },
         "limits": [
             "In libero_object the target of a task stands in one of two places in every official state: success "
             "here does not prove that the policy reads the instruction. The study `first` draws positions anew.",
@@ -220,27 +207,4 @@ def report_data(
         },
         "versions": {"fovea": __version__, "python": platform.python_version()}
         | {name: version(name) for name in REPORTED},
-    }
-
-
-def _share(rate: dict[str, Any]) -> str:
-    return f"{rate['successes']} of {rate['episodes']}"
-
-
-def choose_videos(records: list[dict[str, Any]], most: int = 3) -> list[dict[str, Any]]:
-    """Up to three films: a success first, a failure if there is one, different tasks before the same."""
-    filmed = [record for record in records if record["video"]]
-    won, lost = [r for r in filmed if r["success"]], [r for r in filmed if not r["success"]]
-    chosen = won[:1] + lost[:1]
-    seen = {record["instruction"] for record in chosen}
-    rest = sorted((r for r in filmed if r not in chosen), key=lambda r: r["instruction"] in seen)
-    chosen += rest[: most - len(chosen)]
-    return [
-        {
-            "path": record["video"],
-            "success": bool(record["success"]),
-            "caption": f"{record['instruction']}, {record['steps']} steps, official initial state "
-            f"{record['start']['init_state']}",
-        }
-        for record in chosen
-    ]
+    } | measured(records)

@@ -9,6 +9,7 @@ import torch
 
 from fovea.data.dataset import RecordedDataset, open_dataset
 from fovea.data.feature_build import build_features
+from fovea.data.files import write_json
 from fovea.data.windows import WindowSource
 from fovea.encoders import create_encoder
 from fovea.encoders.base import Encoder
@@ -17,6 +18,8 @@ from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
 from fovea.policies.ef_vla.processor_ef_vla import make_ef_vla_pre_post_processors
 from fovea.training.trainer import TrainConfig, TrainResult, train
+
+DATA_RECORD = "data.json"  # in a run's folder: what its policy saw
 
 
 def dataset_stats(root: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -55,6 +58,8 @@ def train_policy(
     """
     encoder = create_encoder(policy_config.encoder, tap=policy_config.tap)
     dataset = open_dataset(data)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / DATA_RECORD, {"fingerprint": dataset.fingerprint, "render": render_of(data)})
     features = build_features(encoder, dataset, workers=workers)
     torch.manual_seed(train_config.seed)
     policy = EFVLAPolicy(policy_config, encoder=encoder)
@@ -64,6 +69,20 @@ def train_policy(
     held_back = dataset.select("val")
     validation = WindowSource(dataset, features, episodes=held_back, **sizes) if held_back else None
     return train(train_config, policy, before, after, training, out, validation=validation)
+
+
+def render_of(data: Path) -> dict[str, Any] | None:
+    """How the pictures of a data set were drawn; None for one that was not collected here."""
+    path = data / "meta" / "fovea.json"
+    return json.loads(path.read_text()).get("render") if path.exists() else None
+
+
+def trained_on(checkpoint: Path) -> dict[str, Any] | None:
+    """Render settings of the data that a checkpoint learned from, where its run kept them."""
+    for folder in checkpoint.resolve().parents:
+        if (folder / DATA_RECORD).is_file():
+            return json.loads((folder / DATA_RECORD).read_text())["render"]
+    return None
 
 
 def cache_features(data: Path, encoder: Encoder, workers: int = 2) -> RecordedDataset:

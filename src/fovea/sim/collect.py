@@ -93,8 +93,8 @@ class CollectConfig:
 
     def identity(self) -> dict[str, Any]:
         """What decides the recorded episodes: everything but the folder, the workers and how many there are."""
-        fields = dataclasses.asdict(self)
-        for name in ("out", "workers", "episodes", "tasks"):
+        fields = dataclasses.asdict(self) | {"tasks": self.task_ids}
+        for name in ("out", "workers", "episodes"):
             fields.pop(name)
         return fields
 
@@ -127,13 +127,18 @@ def run(config: CollectConfig) -> dict[str, Any]:
     _claim(staging, config)
     jobs = _jobs(config)
     done = set(StagedEpisodes(staging).indices)
+    if extra := len(done - {job.index for job in jobs}):
+        raise FoveaError(
+            f"{staging} holds {extra} episodes more than --episodes {config.episodes} asks for; ask for at least as "
+            "many as before, or delete it"
+        )
     todo = [job for job in jobs if job.index not in done]
     _record_all(config, staging, jobs, todo)
     headers = [StagedEpisodes(staging).header(job.index) for job in jobs]
     rejected = sum(header["rejected"] for header in headers)
     meta = {
         "fovea": __version__,
-        "collection": config.identity() | {"tasks": config.task_ids, "episodes": config.episodes},
+        "collection": config.identity() | {"episodes": config.episodes},
         "render": RenderSettings(image_size=config.image_size).asdict(),
         "rejected": rejected,
     }
@@ -154,7 +159,7 @@ def _summary(config: CollectConfig, rejected: int) -> dict[str, Any]:
 
 def _check_finished(config: CollectConfig) -> dict[str, Any]:
     record = json.loads((config.out / "meta" / "fovea.json").read_text())
-    wanted = config.identity() | {"tasks": config.task_ids, "episodes": config.episodes}
+    wanted = config.identity() | {"episodes": config.episodes}
     if record["collection"] != json.loads(json.dumps(wanted)):
         differing = [
             key for key in wanted if record["collection"].get(key) != json.loads(json.dumps(wanted[key]))

@@ -109,9 +109,9 @@ def _crops(
         else:
             centre = rng.integers(grid, size=2)
         row, column = np.clip(centre - rng.integers(1, max(2, window - 1), size=2), 0, grid - window)
-        ys, xs = slice(row * PATCH, row * PATCH + side), slice(column * PATCH, column * PATCH + side)
-        cut_images.append(image[ys, xs])
-        cut_labels.append(label[ys, xs])
+        cut = np.s_[row * PATCH : row * PATCH + side, column * PATCH : column * PATCH + side]
+        cut_images.append(image[cut])
+        cut_labels.append(label[cut])
         steps = np.arange(window)
         cells.append(((row + steps)[:, None] * grid + column + steps[None, :]).ravel())
     return np.stack(cut_images), np.stack(cut_labels), np.stack(cells)

@@ -1,0 +1,49 @@
+"""The part of a report that closed-loop episodes decide: success, tasks, films, where the policy went."""
+
+from typing import Any
+
+from fovea.evaluation.statistics import grounding, success_rate, task_table
+
+
+def measured(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """`success`, `tasks`, `videos` and `diagnostics` of a report (see `fovea.evaluation.report.write_report`)."""
+    looked = grounding(records)
+    distance = looked["close_distance"]
+    return {
+        "success": success_rate(records).to_dict(),
+        "tasks": [
+            {"name": row["instruction"], **{k: row[k] for k in ("successes", "episodes", "rate", "interval")}}
+            for row in task_table(records)
+        ],
+        "videos": choose_videos(records),
+        "diagnostics": {
+            "closed the gripper at the named object": _share(looked["closed_right"]),
+            "lifted the named object first": _share(looked["lifted_right"]),
+            "median distance at that moment": "-" if distance is None else f"{100 * distance:.1f} cm",
+        },
+    }
+
+
+def choose_videos(records: list[dict[str, Any]], most: int = 3) -> list[dict[str, Any]]:
+    """Up to three films: a success first, a failure if there is one, different tasks before the same."""
+    filmed = [record for record in records if record["video"]]
+    won, lost = [r for r in filmed if r["success"]], [r for r in filmed if not r["success"]]
+    chosen = won[:1] + lost[:1]
+    seen = {record["instruction"] for record in chosen}
+    rest = sorted((r for r in filmed if r not in chosen), key=lambda r: r["instruction"] in seen)
+    chosen += rest[: most - len(chosen)]
+    return [
+        {"path": record["video"], "success": bool(record["success"]), "caption": _caption(record)}
+        for record in chosen
+    ]
+
+
+def _caption(record: dict[str, Any]) -> str:
+    start = record["start"]
+    drawn = start["layout"] == "drawn"
+    where = "positions drawn anew" if drawn else f"official initial state {start['init_state']}"
+    return f"{record['instruction']}, {record['steps']} steps, {where}"
+
+
+def _share(rate: dict[str, Any]) -> str:
+    return f"{rate['successes']} of {rate['episodes']}"

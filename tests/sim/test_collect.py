@@ -1,0 +1,129 @@
+"""Collection: real demonstrations, the same ones whatever interrupts them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fovea.data.dataset import open_dataset
+from fovea.data.staging import StagedEpisodes, write_episode
+from fovea.errors import FoveaError
+from fovea.sim import collect
+from fovea.sim.collect import CollectConfig, Job
+from fovea.sim.disturb import Disturbance
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Two drawn episodes of one task, image size 32, in one process."""
+    out = tmp_path_factory.mktemp("collect") / "data"
+    config = CollectConfig(
+        out=out,
+        tasks=[0],
+        episodes=2,
+        layout="drawn",
+        holdout=["milk"],
+        image_size=32,
+        workers=1,
+        val_share=0.5,
+    )
+    return config, collect.run(config)
+
+
+def test_the_data_set_holds_what_was_asked_for(recorded):
+    config, summary = recorded
+    data = open_dataset(config.out)
+    assert summary["episodes"] == 2
+    assert summary["frames"] == len(data)
+    assert {episode.split for episode in data.episodes} == {"train", "val"}
+    assert all("pick up the" in episode.task and "milk" not in episode.task for episode in data.episodes)
+    assert data.action.shape[1] == 7
+    assert np.abs(data.action).max() <= 1
+    assert data.frames(0, data.cameras[0]).shape[1:] == (32, 32, 3)
+    record = json.loads((config.out / "meta" / "fovea.json").read_text())
+    assert record["render"]["image_size"] == 32
+
+
+def test_running_again_does_nothing_and_other_settings_are_refused(recorded):
+    config, summary = recorded
+    assert collect.run(config) == summary
+    with pytest.raises(FoveaError, match="noise"):
+        collect.run(CollectConfig(**{**vars(config), "noise": 0.1}))
+
+
+def test_an_episode_depends_on_configuration_and_number_alone(recorded, tmp_path):
+    config, _ = recorded
+    again = CollectConfig(**{**vars(config), "out": tmp_path / "data"})
+    recorder = collect._Recorder(again, tmp_path)
+    recorder.record(Job(index=1, task_id=0, number=1))  # without number 0 before it
+    episode = StagedEpisodes(tmp_path).read(1)
+    data = open_dataset(config.out)
+    rows = slice(data.episodes[1].start, data.episodes[1].start + len(episode))
+    np.testing.assert_array_equal(data.state[rows], episode.state)
+    np.testing.assert_array_equal(data.action[rows], episode.action)
+    recorder.env.close()
+
+
+def test_half_a_collection_goes_on_with_the_same_settings_only(tmp_path):
+    config = CollectConfig(out=tmp_path / "data", tasks=[0])
+    collect._claim(tmp_path / ".data.staging", config)
+    more = CollectConfig(out=tmp_path / "data", tasks=[0], workers=1, episodes=50)
+    collect._claim(tmp_path / ".data.staging", more)
+    with pytest.raises(FoveaError, match="other settings"):
+        collect._claim(tmp_path / ".data.staging", CollectConfig(out=tmp_path / "data", tasks=[0], seed=1))
+
+
+def test_fewer_episodes_than_were_begun_are_refused(recorded, tmp_path):
+    config, _ = recorded
+    fewer = CollectConfig(**{**vars(config), "out": tmp_path / "data", "episodes": 1})
+    staging = tmp_path / ".data.staging"
+    collect._claim(staging, fewer)
+    pictures = np.zeros((1, 2, 32, 32, 3), np.uint8)
+    header = {"start": {}, "task": "pick up the milk", "split": "train"}
+    write_episode(staging, 1, images=pictures, state=np.zeros((1, 8)), action=np.zeros((1, 7)), header=header)
+    with pytest.raises(FoveaError, match="1 episodes more"):
+        collect.run(fewer)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("layout", "anywhere"),
+        ("episodes", 0),
+        ("workers", 0),
+        ("noise", 2.0),
+        ("recoveries", 1.5),
+        ("init_states", [5, 2]),
+        ("holdout", ["milk"]),
+    ],
+)
+def test_bad_settings_are_refused_by_name(field, value):
+    with pytest.raises(FoveaError, match=field):
+        CollectConfig(**{field: value})
+
+
+def test_an_unknown_task_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(FoveaError, match="tasks 0 to 9"):
+        collect.run(CollectConfig(out=tmp_path / "data", tasks=[10]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_noise_and_recovery_the_executed_action_is_the_clean_one():
+    calm = Disturbance(np.random.default_rng(0), noise=0.0, recovery=False)
+    action = np.linspace(-1, 1, 7)
+    np.testing.assert_array_equal(calm.apply(action, 0, holding=False, distance=0.3), action)
+
+
+def test_noise_leaves_the_gripper_alone_and_stays_in_range():
+    noisy = Disturbance(np.random.default_rng(0), noise=1.0, recovery=False)
+    executed = np.stack([noisy.apply(np.full(7, 0.9), t, holding=False, distance=0.3) for t in range(50)])
+    assert np.abs(executed).max() <= 1
+    assert executed[:, :3].std() > 0.1
+    np.testing.assert_array_equal(executed[:, 6], 0.9)
+
+
+def test_recoveries_begin_only_where_they_make_sense():
+    for seed in range(20):
+        far = Disturbance(np.random.default_rng(seed), noise=0.0, recovery=True)
+        grips = [far.apply(np.zeros(7), t, holding=False, distance=0.5)[6] for t in range(120)]
+        assert not any(grips)  # neither an early grasp far from the object nor a drop without it
