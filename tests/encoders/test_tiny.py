@@ -84,7 +84,7 @@ def test_long_sentences_are_cut() -> None:
 
 def test_identity_follows_weights_and_tap() -> None:
     assert toy().identity == toy().identity
-    assert toy().identity != toy(tap="out").identity
+    assert toy(tap="out").identity != toy(tap="attn_qk").identity
     changed = toy()
     changed.image.norm.bias.data[0] += 1
     assert changed.identity != toy().identity
@@ -93,9 +93,9 @@ def test_identity_follows_weights_and_tap() -> None:
 def test_saved_weights_come_back(tmp_path: Path) -> None:
     save_toy(tmp_path, toy())
     encoder = create_encoder(f"tiny:{tmp_path}")
-    assert (encoder.tap, encoder.temperature) == ("attn_qk", 0.05)
+    assert (encoder.tap, encoder.temperature) == ("out", 0.05)
     assert encoder.identity == create_encoder(f"tiny:{tmp_path}").identity
-    assert create_encoder(f"tiny:{tmp_path}", tap="out").identity != encoder.identity
+    assert create_encoder(f"tiny:{tmp_path}", tap="attn_qk").identity != encoder.identity
     picture = torch.randint(0, 256, (1, 3, 128, 128), dtype=torch.uint8)
     close = torch.nn.functional.cosine_similarity(
         encoder.encode_image(picture).values, toy().encode_image(picture).values, dim=-1

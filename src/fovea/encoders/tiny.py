@@ -4,7 +4,7 @@ Picture tower: three stride-2 convolutions (patches of 8 px) and a few transform
 positions; text tower: one token a word (see `words`), bidirectional blocks, a summary token for the whole
 sentence. Both end in LayerNorm, a linear map to the joint space and L2 normalisation, so that words, sentences
 and patches compare by dot product. `fovea pretrain` trains it THROUGH the tap that fusion reads: a small
-encoder trained at its ordinary output is useless at X_attn.
+encoder trained at its ordinary output is useless at X_attn (results/encoder.md).
 
 Shape letters: B batch, N patches (row-major), M words, P pieces of a word, W tower width, D joint width.
 """

@@ -28,7 +28,7 @@ def _markdown(card: dict[str, Any]) -> str:
     head = f"""# Model card: `{card["encoder"]}`
 
 Dual encoder of pictures and words: {card["parameters"]:,} parameters, {card["grid"][0]} x {card["grid"][1]} patches of
-width {card["width"]}, read (and trained) at `{card["tap"]}`, temperature {card["temperature"]:.4f}, identity
+width {card["width"]}, read at `{card["tap"]}`, temperature {card["temperature"]:.4f}, identity
 `{card["identity"][:16]}`.
 
 Measured on {held_out["pictures"]} pictures of {held_out["scenes"]} held-out scenes of the same renderer (corpus of

@@ -218,7 +218,8 @@ def heat_maps(encoder: Encoder, corpus: SceneCorpus, lexicon: Lexicon, path: Pat
     picked = [
         int(r) for part in chosen for r in part[np.linspace(0, len(part) - 1, pictures // 2).astype(int)]
     ]
-    figure = Figure(figsize=(11, 2.1 * len(picked)), layout="constrained")
+    figure = Figure(figsize=(11, 2.3 * len(picked)))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.98, 0.03, 0.12)
     axes = figure.subplots(len(picked), 5, squeeze=False)
     for line, row in enumerate(picked):
         image, labels = corpus.image(row), corpus.labels(row)
@@ -228,7 +229,7 @@ def heat_maps(encoder: Encoder, corpus: SceneCorpus, lexicon: Lexicon, path: Pat
         axes[line, 0].set_title(corpus.cameras[corpus.camera[row]], fontsize=8)
         for column in range(1, 5):
             axis = axes[line, column]
-            if column <= len(shown):
+            if shown:
                 kind = shown.pop(int(rng.integers(len(shown))))
                 name = (lexicon.coloured(kind) or lexicon.nouns(kind))[0]
                 similarity = patches[0] @ encoder.embed_text([f"pick up the {name}"])[0].cpu()
@@ -242,7 +243,7 @@ def heat_maps(encoder: Encoder, corpus: SceneCorpus, lexicon: Lexicon, path: Pat
     for axis in axes.flat:
         axis.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
 
 
 def write_card(folder: Path, encoder: Encoder, corpus: SceneCorpus, lexicon: Lexicon) -> dict[str, Any]:
