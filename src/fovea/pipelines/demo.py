@@ -9,24 +9,16 @@ import platform
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fovea import __version__
 from fovea.errors import FoveaError
-from fovea.evaluation.actor import Actor
-from fovea.evaluation.closed_loop import evaluate
-from fovea.evaluation.episodes import official
-from fovea.evaluation.report import write_report
-from fovea.evaluation.statistics import task_table
-from fovea.pipelines.learn import cache_features, train_policy, trained_on
-from fovea.pipelines.measured import measured
-from fovea.pipelines.stages import Stages
-from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
-from fovea.sim import RenderSettings
 from fovea.sim.collect import CollectConfig
-from fovea.sim.collect import run as collect
-from fovea.training.metrics import read_metrics
-from fovea.training.trainer import TrainConfig, TrainResult
+from fovea.sim.render import RenderSettings
+from fovea.training.config import TrainConfig, TrainResult
+
+if TYPE_CHECKING:
+    from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 
 SUITE = "libero_object"
 TRAINING_STATES = (0, 29)  # official initial states, first and last
@@ -82,8 +74,10 @@ class DemoConfig:
             seed=self.seed,
         )
 
-    def policy(self) -> EFVLAConfig:
+    def policy(self) -> "EFVLAConfig":
         """EF-VLA of the preset `tiny`."""
+        from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
+
         return EFVLAConfig.preset("tiny", device="cpu")
 
     def training(self) -> TrainConfig:
@@ -108,6 +102,16 @@ def run(config: DemoConfig) -> dict[str, Any]:
     Raises:
         FoveaError: from any of the stages; the folder keeps what was done.
     """
+    # LeRobot and torch take seconds to import: not before something runs
+    from fovea.encoders import create_encoder
+    from fovea.evaluation.actor import Actor
+    from fovea.evaluation.closed_loop import evaluate
+    from fovea.evaluation.episodes import official
+    from fovea.evaluation.report import write_report
+    from fovea.pipelines.learn import cache_features, train_policy, trained_on
+    from fovea.pipelines.stages import Stages
+    from fovea.sim.collect import run as collect
+
     settings = {"tasks": config.tasks, "demonstrations": config.demonstrations, "steps": config.steps}
     stages = Stages(config.out, settings | {"episodes": config.episodes, "seed": config.seed})
     with stages.stage(
@@ -116,8 +120,6 @@ def run(config: DemoConfig) -> dict[str, Any]:
         collected = collect(config.collection())
     policy_config = config.policy()
     with stages.stage("cache", "features of the frozen encoder, once for every frame"):
-        from fovea.encoders import create_encoder
-
         cache_features(config.out / "data", create_encoder(policy_config.encoder), config.workers)
     with stages.stage("train", f"EF-VLA, {config.steps} steps from the cache"):
         result = train_policy(config.out / "data", policy_config, config.training(), config.out / "train")
@@ -146,6 +148,10 @@ def report_data(
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Everything the report says, in its own format."""
+    from fovea.evaluation.statistics import task_table
+    from fovea.pipelines.measured import measured
+    from fovea.training.metrics import read_metrics
+
     metrics = read_metrics(result.metrics)
     rows = task_table(records)
     names = ", ".join(f'"{row["instruction"]}"' for row in rows)

@@ -9,19 +9,15 @@ import json
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fovea.evaluation.actor import Actor
-from fovea.evaluation.closed_loop import evaluate
-from fovea.evaluation.episodes import drawn
-from fovea.evaluation.statistics import grounding, success_rate
-from fovea.pipelines.learn import train_policy
-from fovea.pipelines.stages import Stages
-from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
+from fovea.errors import FoveaError
 from fovea.sim.collect import CollectConfig
-from fovea.sim.collect import run as collect
 from fovea.sim.suites import get_tasks
-from fovea.training.trainer import TrainConfig
+from fovea.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 
 SUITE = "libero_object"
 METHODS = {"EF-VLA": "early", "LF-VLA": "late"}
@@ -53,6 +49,18 @@ class FirstConfig:
     workers: int = 2
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("demonstrations", "steps", "episodes", "workers"):
+            if getattr(self, name) < 1:
+                raise FoveaError(f"--{name}: expected at least 1, got {getattr(self, name)}")
+        if not self.holdout:
+            raise FoveaError("--holdout: expected at least one object type, such as butter, got none")
+        known = {target_of(task.name) for task in get_tasks(SUITE)}
+        if unknown := sorted(set(self.holdout) - known):
+            raise FoveaError(
+                f"--holdout: {', '.join(unknown)} is no target of {SUITE}; known: {', '.join(sorted(known))}"
+            )
+
     def collection(self) -> CollectConfig:
         """The demonstrations: any object of a scene as target, except those held out."""
         return CollectConfig(
@@ -68,8 +76,10 @@ class FirstConfig:
             seed=self.seed,
         )
 
-    def policy(self, fusion: str) -> EFVLAConfig:
+    def policy(self, fusion: str) -> "EFVLAConfig":
         """One method: everything but the fusion is shared."""
+        from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
+
         early = fusion == "early"
         return EFVLAConfig.preset(
             "tiny",
@@ -92,6 +102,14 @@ def run(config: FirstConfig) -> dict[str, Any]:
     Raises:
         FoveaError: from any of the stages; what was done is kept.
     """
+    # LeRobot and torch take seconds to import: not before something runs
+    from fovea.evaluation.actor import Actor
+    from fovea.evaluation.closed_loop import evaluate
+    from fovea.evaluation.episodes import drawn
+    from fovea.pipelines.learn import train_policy, trained_on
+    from fovea.pipelines.stages import Stages
+    from fovea.sim.collect import run as collect
+
     settings = {k: v for k, v in vars(config).items() if k not in ("out", "results", "workers", "episodes")}
     stages = Stages(config.out, settings)
     with stages.stage(
@@ -115,6 +133,7 @@ def run(config: FirstConfig) -> dict[str, Any]:
                 starts,
                 config.out / f"{name}-episodes",
                 workers=config.workers,
+                trained_on=trained_on(result.policy_path),
                 label=method,
             )
         outcome["methods"][method] = summarise(records, config.holdout)
@@ -137,6 +156,8 @@ def _targets() -> dict[int, list[str]]:
 
 def summarise(records: list[dict[str, Any]], holdout: list[str]) -> dict[str, Any]:
     """Success and grounding on trained and on held-out targets, and for each target."""
+    from fovea.evaluation.statistics import grounding, success_rate
+
     held = [r for r in records if r["start"]["target"] in holdout]
     trained = [r for r in records if r["start"]["target"] not in holdout]
     targets = sorted({r["start"]["target"] for r in records})
