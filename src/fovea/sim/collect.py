@@ -31,6 +31,7 @@ from fovea.sim.suites import get_task, get_tasks
 
 TRIES = 8  # an episode that fails is drawn again this often
 NOISE_LEVELS = (0.0, 0.5, 1.0)  # of the configured noise; one is drawn for each episode
+TAIL = 8  # steps that are still recorded once the goal holds: LIBERO says so before the object is let go
 CHUNK = 6  # episodes of one task that a worker takes at a time
 
 
@@ -382,6 +383,7 @@ def record_episode(
     disturbance = Disturbance(rng, level, recovery)
     expert = Expert(env)
     images, states, actions = [], [], []
+    left = TAIL
     for step in range(env.max_steps):
         action = expert.act()
         observation = env.observe()
@@ -389,11 +391,15 @@ def record_episode(
         states.append(observation["observation.state"])
         actions.append(action)
         executed = disturbance.apply(action, step, holding=expert.holding, distance=expert.distance)
-        if env.step(executed):
-            return {
-                "images": np.stack(images),
-                "state": np.stack(states),
-                "action": np.stack(actions).astype(np.float32),
-                "header": {"noise": level, "recovery": recovery},
-            }
-    return None
+        done = env.step(executed) or left < TAIL
+        left -= done
+        if left == 0:
+            break
+    if left == TAIL or not env.success:
+        return None
+    return {
+        "images": np.stack(images),
+        "state": np.stack(states),
+        "action": np.stack(actions).astype(np.float32),
+        "header": {"noise": level, "recovery": recovery},
+    }

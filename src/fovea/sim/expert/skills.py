@@ -77,7 +77,7 @@ class Pick:
             self._closing = True
             return move(scene, target, rotation, CLOSE, speed=0.3)
         # a funnel: high while far aside or turned, down when over the object
-        height = np.clip(4.0 * (aside - 0.008) + 0.6 * max(0.0, twist - 0.1), 0.0, self.HOVER)
+        height = np.clip(6.0 * (aside - 0.007) + 0.6 * max(0.0, twist - 0.1), 0.0, self.HOVER)
         height = max(height, self._safe_height(target) if aside > 0.05 else 0.0)
         waypoint = target + np.array([0, 0, height])
         near = aside < 0.03 and error[2] > -0.05
@@ -107,7 +107,13 @@ class PlaceIn:
         container: the container's instance, e.g. "basket_1".
     """
 
-    RIM_GAP = 0.03
+    RIM_GAP = 0.05
+    OVER, WITHIN = (
+        0.05,
+        0.02,
+    )  # distances from the region's centre between which the object sinks below the rim
+    FLOOR_GAP = 0.03
+    RELEASE_GAP = 0.02  # above that gap, near enough to let go
 
     def __init__(self, scene: Scene, name: str, region: str, container: str) -> None:
         self.scene, self.name, self.region, self.container = scene, name, region, container
@@ -116,24 +122,23 @@ class PlaceIn:
         """(7,) next action while the object is held; opens the fingers when it is deep in the container."""
         scene = self.scene
         rotation = nearest_down(scene.rotation, HOME_YAW)  # a turned wrist would meet its limits on the way
-        held, rim = scene.points(self.name), float(scene.points(self.container)[:, 2].max())
-        bottom = float(held[:, 2].min())
-        carry = scene.object_position(self.name)
-        aside = scene.site_position(self.region)[:2] - carry[:2]
+        walls = scene.points(self.container)[:, 2]
+        bottom = float(scene.points(self.name)[:, 2].min())
+        aside = scene.site_position(self.region)[:2] - scene.object_position(self.name)[:2]
         distance = float(np.linalg.norm(aside))
-        floor = float(scene.points(self.container)[:, 2].min()) + 0.03
-        if distance < 0.025:
-            if bottom < floor + 0.02:
-                return move(scene, scene.position, rotation, OPEN)
-            drop = floor - bottom
-            goal = scene.position + np.array([*aside, drop])
-            return move(scene, goal, rotation, CLOSE, speed=0.7)
-        rise = rim + self.RIM_GAP - bottom
+        low, high = float(walls.min()) + self.FLOOR_GAP, float(walls.max()) + self.RIM_GAP
+        if distance < self.OVER and bottom < low + self.RELEASE_GAP:
+            return move(scene, scene.position, rotation, OPEN)
+        # a funnel again: no state in which it would wait above the container
+        share = np.clip((distance - self.WITHIN) / (self.OVER - self.WITHIN), 0.0, 1.0)
+        rise = low + share * (high - low) - bottom
         goal = scene.position + np.array([*aside, rise])
+        if distance < self.OVER:
+            return move(scene, goal, rotation, CLOSE, speed=0.7)
         # straight up first; sideways as the object comes near the rim's height, sooner while the container is far
-        share = np.clip((0.10 + max(0.0, distance - 0.15) - rise) / 0.08, 0.0, 1.0)
+        free = np.clip((0.06 + max(0.0, distance - 0.15) - rise) / 0.05, 0.0, 1.0)
         action = move(scene, goal, rotation, CLOSE, speed=0.9)
-        action[:2] *= share
+        action[:2] *= free
         return action
 
 
