@@ -101,8 +101,18 @@ class SceneCorpus:
         return shard, index - (int(self._ends[shard - 1]) if shard else 0)
 
     def split(self, held_out: bool) -> np.ndarray:
-        """Indices of the training pictures or of the held-out ones (every 12th scene)."""
-        return np.flatnonzero((self.scene % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1) == held_out)
+        """Indices of the training pictures or of the held-out ones (every 12th scene).
+
+        Raises:
+            FoveaError: the corpus has too few scenes for that part.
+        """
+        rows = np.flatnonzero((self.scene % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1) == held_out)
+        if not len(rows):
+            raise FoveaError(
+                f"expected at least {_HELD_OUT_EVERY} scenes in {self.folder}, every {_HELD_OUT_EVERY}th is held out; "
+                f"got {len(np.unique(self.scene))}: render more (--scenes)"
+            )
+        return rows
 
 
 def coverage(labels: np.ndarray, categories: int, patch: int = 8) -> np.ndarray:

@@ -130,6 +130,8 @@ def _render_all(config: CorpusConfig, todo: list[int]) -> Any:
 
 
 def _render_scene(job: tuple[CorpusConfig, int]) -> int:
+    from robosuite.utils.errors import RandomizationError
+
     config, number = job
     rng = np.random.default_rng([config.seed, number])
     spec = draw_scene(rng)
@@ -140,7 +142,7 @@ def _render_scene(job: tuple[CorpusConfig, int]) -> int:
             with numpy_seed(number):
                 sim_env = build_sim_env(str(path), _settings(config))
                 reset_sim_env(sim_env)
-        except (RuntimeError, ValueError, KeyError, AttributeError, AssertionError) as error:
+        except (RuntimeError, ValueError, KeyError, OSError, RandomizationError) as error:
             # LIBERO cannot build every combination of its own types: recorded, counted, passed over
             reason = f"{dataclasses.asdict(spec)}: {type(error).__name__}: {error}"
             (config.out / "rejects" / f"{number}.txt").write_text(reason)

@@ -148,6 +148,7 @@ def run(config: PretrainConfig, lexicon: Lexicon | None = None) -> dict[str, Any
     """
     torch.set_num_threads(config.threads)
     corpus = SceneCorpus(config.corpus, config.limit)
+    corpus.split(held_out=True)  # too few scenes are refused before, not after the training
     lexicon = lexicon or catalogue_lexicon(corpus.categories)
     torch.manual_seed(config.seed)
     encoder = TinyEncoder(config.encoder(), lexicon.vocabulary())
