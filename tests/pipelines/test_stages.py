@@ -17,6 +17,25 @@ def test_seconds_add_up_over_runs_also_interrupted_ones(tmp_path):
     assert again.seconds["collect"] >= first
 
 
+def test_a_finished_stage_costs_nothing_when_it_is_looked_at_again(tmp_path):
+    seconds = []
+    for _ in range(2):
+        stages = Stages(tmp_path, {"seed": 0})
+        with stages.stage("collect", "..."):
+            pass
+        seconds.append(stages.seconds)
+    assert seconds[0] == seconds[1]
+
+
+def test_a_stage_that_was_interrupted_still_counts_when_it_goes_on(tmp_path):
+    with pytest.raises(RuntimeError), Stages(tmp_path, {}).stage("train", "..."):
+        raise RuntimeError
+    before = Stages(tmp_path, {}).seconds["train"]
+    with Stages(tmp_path, {}).stage("train", "..."):
+        pass
+    assert Stages(tmp_path, {}).seconds["train"] > before
+
+
 def test_another_study_in_the_same_folder_is_refused(tmp_path):
     with Stages(tmp_path, {"seed": 0, "steps": 5}).stage("train", "..."):
         pass

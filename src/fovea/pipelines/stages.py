@@ -29,7 +29,7 @@ class Stages:
         self._console = Console(stderr=True)
         folder.mkdir(parents=True, exist_ok=True)
         settings = json.loads(json.dumps(settings, default=str))
-        self._record: dict[str, Any] = {"settings": settings, "seconds": {}}
+        self._record: dict[str, Any] = {"settings": settings, "seconds": {}, "finished": []}
         if self._path.exists():
             self._record = json.loads(self._path.read_text())
             before = self._record["settings"]
@@ -42,11 +42,18 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, what: str) -> Iterator[None]:
-        """Run one stage: says what it does and adds its seconds, interrupted or not."""
+        """Run one stage: says what it does and adds its seconds, interrupted or not.
+
+        A stage that had finished already only looks whether all is there; that costs the study no time.
+        """
         self._console.print(f"[bold]{name}[/bold]  {what}")
+        if name in self._record["finished"]:
+            yield
+            return
         began = time.monotonic()
         try:
             yield
+            self._record["finished"].append(name)
         finally:
             seconds = self._record["seconds"]
             seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
