@@ -4,12 +4,12 @@ No pictures, no noise; the official step limit. One process; about a minute a ta
 """
 
 import argparse
-import subprocess
 from pathlib import Path
 
 import numpy as np
 
 from fovea.evaluation.statistics import SuccessRate
+from fovea.pipelines.stages import current_commit
 from fovea.progress import progress_bar
 from fovea.sim import EpisodeStart, LiberoEnv, get_tasks
 from fovea.sim.expert import Expert
@@ -49,13 +49,10 @@ def main() -> None:
     table = "\n".join(lines)
     print(table)
     if options.out:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip()
         command = f"python benchmarks/expert.py --suite {options.suite} --states {options.states}"
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(
-            f"# The scripted expert\n\n`{command}` (commit {commit}): official initial states 0 to "
+            f"# The scripted expert\n\n`{command}` (commit {current_commit()}): official initial states 0 to "
             f"{options.states - 1} of every task, no noise, the official step limit of "
             f"{tasks[0].max_steps}.\n\n{table}\n"
         )

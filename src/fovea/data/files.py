@@ -56,6 +56,12 @@ def read_json(path: str | Path, what: str = "JSON file") -> Any:
         raise FoveaError(f"{path} is not JSON ({error}); delete it and create the {what} again") from error
 
 
+def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Names of the settings that are not the same, sorted; `now` is compared as JSON would keep it."""
+    now = json.loads(json.dumps(now, default=str))
+    return sorted(name for name in before | now if before.get(name) != now.get(name))
+
+
 def sha256_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

@@ -7,7 +7,6 @@ workers. Finished episodes are lines of a JSONL file: a run that was stopped goe
 import contextlib
 import json
 import multiprocessing
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from fovea.evaluation.film import Films, write_film
 from fovea.evaluation.worker import serve
 from fovea.progress import progress_bar
 from fovea.sim import EpisodeStart, RenderSettings
+from fovea.sim.gl import single_threaded_children
 
 DEATHS = 3  # a worker that dies this often at one episode stops the evaluation
 
@@ -262,16 +262,8 @@ def _employ(render: dict[str, Any]) -> _Slot:
     """Start a worker: one thread, for simulation and for drawing."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(before, "1"))
-    try:
-        process = context.Process(target=serve, args=(theirs, render), daemon=True)
+    process = context.Process(target=serve, args=(theirs, render), daemon=True)
+    with single_threaded_children():
         process.start()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
     theirs.close()
     return _Slot(process, ours)

@@ -6,7 +6,6 @@ scenes. Every cell: episodes that no choice was made on.
 """
 
 import json
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +107,7 @@ def run(config: FirstConfig) -> dict[str, Any]:
     from fovea.evaluation.closed_loop import evaluate
     from fovea.evaluation.episodes import drawn
     from fovea.pipelines.learn import train_policy, trained_on
-    from fovea.pipelines.stages import Stages
+    from fovea.pipelines.stages import Stages, current_commit
     from fovea.sim.collect import run as collect
 
     settings = {k: v for k, v in vars(config).items() if k not in ("out", "results", "workers", "episodes")}
@@ -139,7 +138,7 @@ def run(config: FirstConfig) -> dict[str, Any]:
             )
         outcome["methods"][method] = summarise(records, config.holdout)
     outcome["seconds"] = stages.seconds
-    outcome["commit"] = _commit()
+    outcome["commit"] = current_commit()
     config.results.parent.mkdir(parents=True, exist_ok=True)
     config.results.write_text(table(config, outcome))
     config.results.with_suffix(".json").write_text(json.dumps(outcome, indent=2) + "\n")
@@ -245,13 +244,3 @@ def verdict(methods: dict[str, Any]) -> str:
         text
         + f"The aim of at least twice LF-VLA's rate on held-out targets is {'met' if twice else 'missed'}."
     )
-
-
-def _commit() -> str:
-    try:
-        out = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return out.stdout.strip()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fovea.data.dataset import RecordedDataset, open_dataset
+from fovea.data.dataset import open_dataset
 from fovea.data.feature_build import build_features
 from fovea.data.files import write_json
 from fovea.data.windows import WindowSource
@@ -85,8 +85,6 @@ def trained_on(checkpoint: Path) -> dict[str, Any] | None:
     return None
 
 
-def cache_features(data: Path, encoder: Encoder, workers: int = 2) -> RecordedDataset:
+def cache_features(data: Path, encoder: Encoder, workers: int = 2) -> None:
     """Only the cache, for pipelines that time it apart from training."""
-    dataset = open_dataset(data)
-    build_features(encoder, dataset, workers=workers)
-    return dataset
+    build_features(encoder, open_dataset(data), workers=workers)

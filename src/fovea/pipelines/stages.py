@@ -1,6 +1,7 @@
 """Named stages of a study, with the time that each one took over all runs of it."""
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fovea.data.files import write_json
+from fovea.data.files import differing, write_json
 from fovea.errors import FoveaError
 
 
@@ -32,11 +33,9 @@ class Stages:
         self._record: dict[str, Any] = {"settings": settings, "seconds": {}, "finished": []}
         if self._path.exists():
             self._record = json.loads(self._path.read_text())
-            before = self._record["settings"]
-            differing = sorted(k for k in settings | before if settings.get(k) != before.get(k))
-            if differing:
+            if different := differing(self._record["settings"], settings):
                 raise FoveaError(
-                    f"{folder} holds a run with other settings (different: {', '.join(differing)}); choose another "
+                    f"{folder} holds a run with other settings (different: {', '.join(different)}); choose another "
                     "--out or delete the folder"
                 )
 
@@ -63,3 +62,14 @@ class Stages:
     def seconds(self) -> dict[str, float]:
         """Seconds of each stage so far, in the order in which they first ran."""
         return dict(self._record["seconds"])
+
+
+def current_commit() -> str:
+    """Short hash of the checked-out commit, "unknown" outside a repository: results name it."""
+    try:
+        out = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return out.stdout.strip()

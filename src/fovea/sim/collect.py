@@ -8,9 +8,8 @@ at the end.
 import dataclasses
 import json
 import multiprocessing
-import os
+import queue
 import shutil
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from fovea import __version__
-from fovea.data.files import write_json
+from fovea.data.files import differing, write_json
 from fovea.data.staging import StagedEpisodes, write_episode
 from fovea.errors import FoveaError
 from fovea.progress import progress_bar
 from fovea.sim.disturb import Disturbance
 from fovea.sim.env import LiberoEnv
+from fovea.sim.gl import single_threaded_children
 from fovea.sim.layout import LAYOUTS, EpisodeStart
 from fovea.sim.render import CAMERAS, RenderSettings
 from fovea.sim.suites import get_task, get_tasks
@@ -160,13 +160,9 @@ def _summary(config: CollectConfig, rejected: int) -> dict[str, Any]:
 
 def _check_finished(config: CollectConfig) -> dict[str, Any]:
     record = json.loads((config.out / "meta" / "fovea.json").read_text())
-    wanted = config.identity() | {"episodes": config.episodes}
-    if record["collection"] != json.loads(json.dumps(wanted)):
-        differing = [
-            key for key in wanted if record["collection"].get(key) != json.loads(json.dumps(wanted[key]))
-        ]
+    if different := differing(record["collection"], config.identity() | {"episodes": config.episodes}):
         raise FoveaError(
-            f"{config.out} already holds a data set that was collected otherwise (different: {', '.join(differing)}); "
+            f"{config.out} already holds a data set that was collected otherwise (different: {', '.join(different)}); "
             "choose another --out or delete the folder"
         )
     return _summary(config, record["rejected"])
@@ -175,13 +171,13 @@ def _check_finished(config: CollectConfig) -> dict[str, Any]:
 def _claim(staging: Path, config: CollectConfig) -> None:
     """Make the staging folder, or go on with it if it was begun with the same configuration."""
     staging.mkdir(parents=True, exist_ok=True)
-    path, wanted = staging / "config.json", json.loads(json.dumps(config.identity()))
+    path = staging / "config.json"
     if not path.exists():
-        write_json(path, wanted)
-    elif json.loads(path.read_text()) != wanted:
+        write_json(path, config.identity())
+    elif different := differing(json.loads(path.read_text()), config.identity()):
         raise FoveaError(
-            f"{staging} holds a collection begun with other settings; finish it with those, delete it, or choose "
-            "another --out"
+            f"{staging} holds a collection begun with other settings ({', '.join(different)}); finish it with those, "
+            "delete it, or choose another --out"
         )
 
 
@@ -215,7 +211,6 @@ def _work(config: CollectConfig, staging: Path, chunks: list[list[Job]]) -> Iter
     """Record the chunks in worker processes; one number (failed tries) for each finished episode."""
     workers = min(config.workers, len(chunks))
     if workers <= 1:
-        _limit_threads()
         recorder = _Recorder(config, staging)
         for chunk in chunks:
             yield from map(recorder.record, chunk)
@@ -223,14 +218,14 @@ def _work(config: CollectConfig, staging: Path, chunks: list[list[Job]]) -> Iter
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
     # neighbours in the list share a task: each worker gets one stretch of it
-    shares = [deque(chunk for chunk in share) for share in np.array_split(np.arange(len(chunks)), workers)]
+    shares = np.array_split(np.arange(len(chunks)), workers)
     processes = [
         context.Process(
             target=_worker, args=(config, staging, [chunks[i] for i in share], results), daemon=True
         )
         for share in shares
     ]
-    with _environment(LP_NUM_THREADS="1", OMP_NUM_THREADS="1"):
+    with single_threaded_children():
         for process in processes:
             process.start()
     try:
@@ -242,8 +237,6 @@ def _work(config: CollectConfig, staging: Path, chunks: list[list[Job]]) -> Iter
 
 
 def _gather(results: Any, processes: list[Any], total: int) -> Iterator[int]:
-    import queue
-
     for _ in range(total):
         while True:
             try:
@@ -268,28 +261,6 @@ def _worker(config: CollectConfig, staging: Path, chunks: list[list[Job]], resul
                 results.put(recorder.record(job))
     except FoveaError as error:
         results.put(str(error))
-
-
-class _environment:
-    """Set environment variables for the processes that are started inside."""
-
-    def __init__(self, **values: str) -> None:
-        self.values = values
-
-    def __enter__(self) -> None:
-        self.before = {name: os.environ.get(name) for name in self.values}
-        os.environ.update(self.values)
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self.before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _limit_threads() -> None:
-    os.environ.setdefault("LP_NUM_THREADS", "1")
 
 
 class _Recorder:

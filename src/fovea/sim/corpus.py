@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from fovea import __version__
-from fovea.data.files import atomic_write, write_json
+from fovea.data.files import atomic_write, differing, write_json
 from fovea.errors import FoveaError
 from fovea.progress import progress_bar
 from fovea.sim.catalogue import CATALOGUE
 from fovea.sim.env import build_sim_env, numpy_seed, objects_of_geoms, reset_sim_env
+from fovea.sim.gl import single_threaded_children
 from fovea.sim.render import Camera, RenderSettings
 from fovea.sim.scenes import bddl, draw_scene
 from fovea.sim.shuffle import SceneShuffler
@@ -72,10 +72,11 @@ def run(config: CorpusConfig) -> dict[str, Any]:
     record = _record(config)
     if record_path.exists():
         before = json.loads(record_path.read_text())
-        differing = [k for k in record if k not in ("scenes", "rejected") and before.get(k) != record[k]]
-        if differing:
+        free = ("scenes", "rejected")
+        different = [name for name in differing(before, record) if name not in free]
+        if different:
             raise FoveaError(
-                f"{config.out} holds a corpus rendered otherwise (different: {', '.join(differing)}); choose another "
+                f"{config.out} holds a corpus rendered otherwise (different: {', '.join(different)}); choose another "
                 "--out or delete it"
             )
     write_json(record_path, record)
@@ -121,11 +122,12 @@ def _render_all(config: CorpusConfig, todo: list[int]) -> Any:
         for number in todo:
             yield _render_scene((config, number))
         return
-    os.environ.setdefault("LP_NUM_THREADS", "1")  # one rasteriser thread a process
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
     # a scene leaves compiled models behind: a fresh process now and then keeps memory flat
-    with context.Pool(min(config.workers, len(todo)), maxtasksperchild=25) as pool:
+    with (
+        single_threaded_children(),
+        context.Pool(min(config.workers, len(todo)), maxtasksperchild=25) as pool,
+    ):
         yield from pool.imap_unordered(_render_scene, [(config, number) for number in todo])
 
 

@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fovea.errors import FoveaError
 
@@ -43,6 +45,21 @@ def prepare_gl() -> None:
             f"LIBERO needs off-screen GL, and MUJOCO_GL={backend} needs lib{library}, which was not found. "
             f"Install it (Debian and Ubuntu: apt-get install {package}) or set MUJOCO_GL to another back end."
         )
+
+
+@contextmanager
+def single_threaded_children() -> Iterator[None]:
+    """Processes that are started inside compute and draw with one thread each; this process's setting comes back."""
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(before, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def import_libero_envs() -> dict[str, type]:

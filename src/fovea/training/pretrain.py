@@ -14,14 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,6 +25,7 @@ from fovea.data.scene_corpus import SceneCorpus
 from fovea.encoders.tiny import TinyConfig, TinyEncoder, create_tiny
 from fovea.errors import FoveaError
 from fovea.evaluation.pointing import catalogue_lexicon, pointing, write_card
+from fovea.progress import progress_bar
 from fovea.training.photometric import augment
 from fovea.training.pretrain_data import Batch, BatchSource
 from fovea.training.pretrain_loss import PretrainLoss, TextBatch
@@ -175,14 +168,8 @@ def _train(
     log: Path,
 ) -> None:
     source = BatchSource(corpus, lexicon, config.seed, config.sentences, config.words)
-    columns = (
-        "[progress.description]{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
     started, before = time.monotonic(), state.seconds
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}")) as progress:
+    with progress_bar() as progress:
         task = progress.add_task(f"pretrain {config.tap}", total=config.steps, completed=state.step, note="")
         while state.step < config.steps:
             terms = _step(config, source, state)

@@ -108,10 +108,8 @@ class PlaceIn:
     """
 
     RIM_GAP = 0.05
-    OVER, WITHIN = (
-        0.05,
-        0.02,
-    )  # distances from the region's centre between which the object sinks below the rim
+    # distances from the region's centre between which the object sinks below the rim
+    OVER, WITHIN = 0.05, 0.02
     FLOOR_GAP = 0.03
     RELEASE_GAP = 0.02  # above that gap, near enough to let go
 
