@@ -111,7 +111,8 @@ class PlaceIn:
     # distances from the region's centre between which the object sinks below the rim
     OVER, WITHIN = 0.05, 0.02
     FLOOR_GAP = 0.03
-    RELEASE_GAP = 0.02  # above that gap, near enough to let go
+    RELEASE_GAP = 0.035  # above that gap, near enough to let go
+    HAND_DEPTH = 0.01  # the grip site this far below the rim: with a flat object the palm would soon meet it
 
     def __init__(self, scene: Scene, name: str, region: str, container: str) -> None:
         self.scene, self.name, self.region, self.container = scene, name, region, container
@@ -121,11 +122,12 @@ class PlaceIn:
         scene = self.scene
         rotation = nearest_down(scene.rotation, HOME_YAW)  # a turned wrist would meet its limits on the way
         walls = scene.points(self.container)[:, 2]
-        bottom = float(scene.points(self.name)[:, 2].min())
-        aside = scene.site_position(self.region)[:2] - scene.object_position(self.name)[:2]
+        bottom, rim = float(scene.points(self.name)[:, 2].min()), float(walls.max())
+        aside = self._aside
         distance = float(np.linalg.norm(aside))
-        low, high = float(walls.min()) + self.FLOOR_GAP, float(walls.max()) + self.RIM_GAP
-        if distance < self.OVER and bottom < low + self.RELEASE_GAP:
+        low, high = float(walls.min()) + self.FLOOR_GAP, rim + self.RIM_GAP
+        deep = bottom < low + self.RELEASE_GAP or scene.position[2] < rim - self.HAND_DEPTH
+        if distance < self.OVER and deep:
             return move(scene, scene.position, rotation, OPEN)
         # a funnel again: no state in which it would wait above the container
         share = np.clip((distance - self.WITHIN) / (self.OVER - self.WITHIN), 0.0, 1.0)
@@ -138,6 +140,22 @@ class PlaceIn:
         action = move(scene, goal, rotation, CLOSE, speed=0.9)
         action[:2] *= free
         return action
+
+    @property
+    def _aside(self) -> Array:
+        """(2,) from the object to the middle of the container."""
+        return self.scene.site_position(self.region)[:2] - self.scene.object_position(self.name)[:2]
+
+    @property
+    def done(self) -> bool:
+        """Whether the object's middle is in the container, below its rim."""
+        rim = float(self.scene.points(self.container)[:, 2].max())
+        low = self.scene.object_position(self.name)[2] < rim
+        return bool(low and np.linalg.norm(self._aside) < self.OVER + 0.02)
+
+    def leave(self) -> Array:
+        """(7,) open and rise, once the object has been let go."""
+        return move(self.scene, self.scene.position + np.array([0, 0, 0.05]), self.scene.rotation, OPEN)
 
 
 class PickAndPlaceIn:
@@ -162,4 +180,4 @@ class PickAndPlaceIn:
         self._grip = self._grip + 1 if scene.is_held(self.name) or between else 0
         if self.holding:
             return self.place.act()
-        return self.pick.act()
+        return self.place.leave() if self.place.done else self.pick.act()
