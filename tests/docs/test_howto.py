@@ -14,14 +14,6 @@ PROSE = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def suites_stay_as_they_are(monkeypatch):
-    """A page may register a suite; the next test does not see it."""
-    from fovea.sim import suites
-
-    monkeypatch.setattr(suites, "MAX_STEPS", dict(suites.MAX_STEPS))
-
-
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page.name.startswith("add_")], ids=lambda p: p.stem
 )

