@@ -49,8 +49,8 @@ def observations(count: int) -> list[dict]:
 def test_a_checkpoint_acts_for_several_episodes_as_for_each_alone(checkpoint):
     actor = Actor.load(checkpoint)
     frames = observations(3)
-    together = actor.act([actor.new_episode() for _ in frames], actor.batch(frames))
-    alone = [actor.act([actor.new_episode()], actor.batch([frame]))[0] for frame in frames]
+    together = actor.act([actor.new_episode(0) for _ in frames], actor.batch(frames))
+    alone = [actor.act([actor.new_episode(0)], actor.batch([frame]))[0] for frame in frames]
     assert together.shape == (3, 7)
     assert np.abs(together).max() <= 1
     np.testing.assert_allclose(together, alone, atol=1e-5)

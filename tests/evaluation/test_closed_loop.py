@@ -32,8 +32,9 @@ class Script:
     actions: list[np.ndarray] = field(default_factory=list)
     identity: str = "script"
     asked: int = 0
+    has_maps: bool = True
 
-    def new_episode(self) -> dict[str, int]:
+    def new_episode(self, seed: int) -> dict[str, int]:
         return {"step": 0}
 
     def batch(self, observations: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -60,10 +61,10 @@ class Killer(Script):
 
     at_every_begin: bool = False
 
-    def new_episode(self) -> dict[str, int]:
+    def new_episode(self, seed: int) -> dict[str, int]:
         if self.at_every_begin:
             self.kill()
-        return super().new_episode()
+        return super().new_episode(seed)
 
     def act(self, states: list[dict[str, int]], batch: list[dict[str, Any]]) -> np.ndarray:
         if not self.asked:

@@ -1,5 +1,6 @@
 """Files that are either whole or absent: atomic writes, content hashes, free space."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -20,18 +21,48 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
 
     A process that is killed inside the block leaves `path` as it was.
+
+    Raises:
+        FoveaError: if the disk is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with full_disk_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Append a line of text to a file and see it to the disk.
+
+    Raises:
+        FoveaError: if the disk is full; half a line may be there then.
+    """
+    with full_disk_named(path), open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def full_disk_named(path: str | Path) -> Iterator[None]:
+    """What writes inside fails on a full disk (or quota) with a `FoveaError` that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise FoveaError(
+            f"the disk of {Path(path).absolute().parent} is full; free some space and run the same command again: "
+            "what was finished is kept"
+        ) from error
 
 
 def write_json(path: str | Path, value: Any) -> None:

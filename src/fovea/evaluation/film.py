@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from fovea.evaluation.actor import Actor, Observation
-from fovea.lens.overlay import episode_frames, split_words
+from fovea.lens.overlay import enlarge, episode_frames, split_words
 from fovea.lens.video import write_video
 
 AT_ONCE = 32  # frames whose maps are computed together
+SIDE = 256  # of each picture in a video, pixels
 
 
 class Films:
@@ -46,24 +47,27 @@ def _kind(record: Mapping[str, Any]) -> tuple[bool, str, int]:
 
 
 def write_film(path: Path, observations: Sequence[Observation], actor: Actor) -> Path:
-    """The video of an episode: its pictures, and below them the same pictures lit where the words look.
+    """The video of an episode: its pictures and, where the policy has maps, below them where the words look.
 
     Args:
         path: an .mp4.
         observations: T observations of one episode, as `LiberoEnv.observe` gives them.
-        actor: the policy whose maps are shown; early fusion only.
+        actor: the policy whose maps are shown.
     """
-    runs = [observations[i : i + AT_ONCE] for i in range(0, len(observations), AT_ONCE)]
-    maps = np.concatenate([actor.look(actor.batch(run)) for run in runs])
     prefix = "observation.images."
     names = sorted(key.removeprefix(prefix) for key in observations[0] if key.startswith(prefix))
     pictures = {name: np.stack([o[prefix + name] for o in observations]) for name in names}
+    if not actor.has_maps:
+        views = ([enlarge(pictures[name][t], SIDE) for name in names] for t in range(len(observations)))
+        return write_video((np.concatenate(view, axis=1) for view in views), path, quality=29)
+    runs = [observations[i : i + AT_ONCE] for i in range(0, len(observations), AT_ONCE)]
+    maps = np.concatenate([actor.look(actor.batch(run)) for run in runs])
     words = split_words(observations[0]["task"])
     words = [*words, *["·"] * maps.shape[2]][
         : maps.shape[2]
     ]  # an encoder may split words or see fewer of them
     return write_video(
-        episode_frames(pictures, {name: maps[:, c] for c, name in enumerate(names)}, words, side=256),
+        episode_frames(pictures, {name: maps[:, c] for c, name in enumerate(names)}, words, side=SIDE),
         path,
         quality=29,
     )

@@ -142,6 +142,20 @@ def task_table(records: Sequence[Record]) -> list[dict[str, Any]]:
     return [dict(zip(names, key, strict=True)) | row for key, row in rows.items()]
 
 
+def suite_table(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Rows of the success table: one per suite and layout, sorted; `name` and the keys of `summarise`."""
+
+    def group(record: Record) -> tuple[str, str]:
+        return record["start"]["suite"], record["start"]["layout"]
+
+    rows = aggregate(sorted(records, key=group), group)
+    return [
+        {"suite": suite, "layout": layout, "name": suite if layout == "official" else f"{suite} ({layout})"}
+        | row
+        for (suite, layout), row in rows.items()
+    ]
+
+
 def markdown_table(rows: Sequence[Mapping[str, Any]], first_column: str = "task") -> str:
     """The success table as Markdown, one line a row with key `name` (or `instruction`) and the success keys."""
     lines = [f"| {first_column} | success | 95 % interval |", "|---|---|---|"]

@@ -1,11 +1,12 @@
-"""A simulating process of a closed-loop evaluation: it steps scenes, the policy sits at the other end of the pipe.
+"""What simulates in a closed-loop evaluation: it steps scenes, the policy sits elsewhere.
 
-Messages to the parent: ("observe", observation), ("done", record), ("error", text). Messages from it: an
-`EpisodeStart` as a dict with a step limit (begin), an action (7,) (go on), None (stop).
+One answer for each message, whatever carries them (a pipe, Ray): an `EpisodeStart` as a dict with a step limit begins
+an episode, an action (7,) goes on with it; the answer is ("observe", observation), ("done", record) or ("error", text).
 """
 
 import signal
 import time
+from collections.abc import Generator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -15,6 +16,9 @@ from fovea.errors import FoveaError
 from fovea.sim import EpisodeStart, LiberoEnv, RenderSettings
 
 LIFTED = 0.04  # metres above where it stood
+
+Message = tuple[str, Any]
+Episode = Generator[dict[str, Any], np.ndarray, dict[str, Any]]
 
 
 class Watch:
@@ -78,32 +82,63 @@ def _names(place: str, parts: list[str]) -> bool:
     return any(part == place or part.startswith(f"{place}_") for part in parts)
 
 
-def serve(pipe: Connection, render: dict[str, Any]) -> None:
-    """Play episodes until the parent says stop; keeps the last scene open, since building one takes seconds."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends the workers
-    env: LiberoEnv | None = None
-    settings = RenderSettings(**render)
-    while (message := pipe.recv()) is not None:
+class Simulator:
+    """Plays one episode at a time; keeps the last scene open, since building one takes seconds.
+
+    Args:
+        render: `RenderSettings` as a dict.
+    """
+
+    def __init__(self, render: dict[str, Any]) -> None:
+        self._settings = RenderSettings(**render)
+        self._env: LiberoEnv | None = None
+        self._episode: Episode | None = None
+
+    def ready(self) -> Message:
+        """The first message of all: this simulator can begin."""
+        return "ready", None
+
+    def answer(self, message: Any) -> Message:
+        """Begin an episode or go on with it; see the module's docstring."""
         try:
-            start = EpisodeStart(**message["start"])
-            if env is None or (env.task.suite, env.task.task_id) != (start.suite, start.task_id):
-                if env is not None:
-                    env.close()
-                env = LiberoEnv(start.suite, start.task_id, render=settings)
-            pipe.send(("done", play(env, start, pipe, message["max_steps"] or env.max_steps)))
+            if isinstance(message, dict):
+                self._episode = self._begin(EpisodeStart(**message["start"]), message["max_steps"])
+                return "observe", next(self._episode)
+            if self._episode is None:
+                raise FoveaError("expected an episode's start before its first action")
+            return "observe", self._episode.send(message)
+        except StopIteration as end:
+            return "done", end.value
         except FoveaError as error:
-            pipe.send(("error", str(error)))
+            return "error", str(error)
+
+    def _begin(self, start: EpisodeStart, max_steps: int | None) -> Episode:
+        env, self._env = self._env, None  # whatever fails below leaves no broken scene behind
+        if env is None or (env.task.suite, env.task.task_id) != (start.suite, start.task_id):
+            if env is not None:
+                env.close()
+            env = LiberoEnv(start.suite, start.task_id, render=self._settings)
+        self._env = env
+        return play(env, start, max_steps or env.max_steps)
 
 
-def play(env: LiberoEnv, start: EpisodeStart, pipe: Connection, max_steps: int) -> dict[str, Any]:
-    """One episode; returns its record without the policy's part."""
+def serve(pipe: Connection, render: dict[str, Any]) -> None:
+    """A simulator at the end of a pipe, until the parent sends None."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends the workers
+    simulator = Simulator(render)
+    pipe.send(simulator.ready())
+    while (message := pipe.recv()) is not None:
+        pipe.send(simulator.answer(message))
+
+
+def play(env: LiberoEnv, start: EpisodeStart, max_steps: int) -> Episode:
+    """One episode: yields observations, is sent actions, returns its record without the policy's part."""
     began = time.monotonic()
     env.reset(start)
     watch = Watch(env)
     steps = 0
     while steps < max_steps and not env.success:
-        pipe.send(("observe", env.observe()))
-        action = pipe.recv()
+        action = yield env.observe()
         watch.look(steps, action[-1])
         env.step(action)
         steps += 1

@@ -2,18 +2,25 @@
 
 from typing import Any
 
-from fovea.evaluation.statistics import grounding, success_rate, task_table
+from fovea.evaluation.statistics import grounding, success_rate, suite_table, task_table
+
+SHOWN = ("suite", "layout", "successes", "episodes", "rate", "interval", "steps", "seconds")
 
 
 def measured(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """`success`, `tasks`, `videos` and `diagnostics` of a report (see `fovea.evaluation.report.write_report`)."""
+    """The parts `success`, `suites`, `tasks`, `videos` and `diagnostics` of a report.
+
+    See `fovea.evaluation.report.write_report`. `steps` are the mean over successes, `seconds` the sum over episodes.
+    """
     looked = grounding(records)
     distance = looked["close_distance"]
+    suites, tasks = suite_table(records), task_table(records)
     return {
         "success": success_rate(records).to_dict(),
+        "suites": [{key: row[key] for key in ("name", *SHOWN)} for row in suites],
         "tasks": [
-            {"name": row["instruction"], **{k: row[k] for k in ("successes", "episodes", "rate", "interval")}}
-            for row in task_table(records)
+            {"name": _name(row, suites), "task_id": row["task_id"]} | {key: row[key] for key in SHOWN}
+            for row in tasks
         ],
         "videos": choose_videos(records),
         "diagnostics": {
@@ -22,6 +29,13 @@ def measured(records: list[dict[str, Any]]) -> dict[str, Any]:
             "median distance at that moment": "-" if distance is None else f"{100 * distance:.1f} cm",
         },
     }
+
+
+def _name(row: dict[str, Any], suites: list[dict[str, Any]]) -> str:
+    """A task's instruction; with its suite where there are several."""
+    return (
+        row["instruction"] if len(suites) == 1 else f"{row['suite']} {row['task_id']}: {row['instruction']}"
+    )
 
 
 def choose_videos(records: list[dict[str, Any]], most: int = 3) -> list[dict[str, Any]]:
