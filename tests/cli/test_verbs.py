@@ -5,7 +5,7 @@ import pytest
 from fovea.cli import main
 from fovea.cli.verbs import VERBS
 
-CALLS = [[name, *list(verb.choices or [])[:1]] for name, verb in VERBS.items()]
+CALLS = [[name, *list(verb.choices or [])[:1]] for name, verb in VERBS.items() if not verb.hands_over]
 
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
@@ -22,6 +22,14 @@ def test_help_lists_the_flags_and_examples(call, capsys):
 def test_a_flag_that_does_not_exist_is_refused(call, capsys):
     assert main([*call, "--no-such-flag", "1"]) == 2
     assert "there is no flag --no-such-flag" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if verb.hands_over])
+def test_a_verb_that_hands_flags_over_explains_itself(name, capsys):
+    assert main([name]) == main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"usage: fovea {name}" in out
+    assert all(example in out for example in VERBS[name].examples)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +52,9 @@ def test_a_flag_that_does_not_exist_is_refused(call, capsys):
         ("eval --checkpoint nowhere --tasks 0", "nowhere"),
         ("eval --checkpoint nowhere --tasks 77", "77"),
         ("report --run nowhere", "nowhere"),
+        ("lerobot-eval --env.task=libero_object", "needs --policy.path"),
+        ("lerobot-eval --policy.path x --env.type pusht", "prepares libero, got pusht"),
+        ("lerobot-eval --policy.path x --env.task libero_objct", "libero_object"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_left_behind(line, hint, capsys, tmp_path, monkeypatch):

@@ -76,6 +76,9 @@ def _dispatch(args: list[str]) -> int:
 
     quiet.silence()
     module = importlib.import_module(module_name)
+    if verb.hands_over:
+        module.run(rest)
+        return 0
     if any(arg in ("-h", "--help") for arg in rest):
         print(usage.help_text(module.Config, program, verb.summary, verb.examples))
         return 0

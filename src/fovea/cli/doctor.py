@@ -182,7 +182,7 @@ def video(config: Config) -> Finding:
 
 def disk(config: Config) -> Finding:
     """Room for results and for the caches of features and lightened meshes."""
-    from fovea.data.feature_cache import cache_root
+    from fovea.data.files import cache_root
 
     rooms = {"--out": config.out, "FOVEA_CACHE": cache_root()}
     free = {}

@@ -17,6 +17,7 @@ class Verb:
         examples: complete command lines.
         choices: name -> (module, summary), for a verb that takes a name before its flags, as in
             `fovea reproduce first`.
+        hands_over: it takes another program's flags: `run` gets the words after the verb, and `module` has no `Config`.
     """
 
     section: str
@@ -24,6 +25,7 @@ class Verb:
     module: str
     examples: tuple[str, ...]
     choices: dict[str, tuple[str, str]] | None = None
+    hands_over: bool = False
 
 
 VERBS: dict[str, Verb] = {
@@ -54,6 +56,16 @@ VERBS: dict[str, Verb] = {
             "fovea collect --tasks 0,6,7 --episodes 24 --layout drawn --out outputs/data/three",
         ),
     ),
+    "import": Verb(
+        "Data",
+        "turn demonstrations that others recorded into a LeRobot dataset",
+        "fovea.cli.import_libero",
+        (
+            "fovea import libero --source downloads/libero_object --out outputs/data/libero_object_human",
+            "fovea import libero --source one_task_demo.hdf5 --skip_bad --instruction file_name",
+        ),
+        choices={"libero": ("fovea.cli.import_libero", "LIBERO's official demonstrations (HDF5)")},
+    ),
     "cache": Verb(
         "Data",
         "compute the frozen encoder's features of a dataset, once",
@@ -82,7 +94,18 @@ VERBS: dict[str, Verb] = {
         (
             "fovea eval --checkpoint outputs/train/checkpoints/last",
             "fovea eval --checkpoint outputs/train/checkpoints/last --layout drawn --json",
+            "fovea eval --checkpoint my_act --suite libero_spatial,libero_goal --max_steps 280 --engine ray",
         ),
+    ),
+    "lerobot-eval": Verb(
+        "Measure",
+        "LeRobot's own evaluation in its own LIBERO environment, made to run here",
+        "fovea.cli.lerobot_eval",
+        (
+            "fovea lerobot-eval --policy.path=outputs/train/checkpoints/last --env.task=libero_object",
+            "fovea lerobot-eval --policy.path=outputs/train/checkpoints/last --env.task_ids=[0,3] --eval.n_episodes=5",
+        ),
+        hands_over=True,
     ),
     "report": Verb(
         "Measure",

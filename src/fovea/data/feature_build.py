@@ -22,8 +22,8 @@ from rich.console import Console
 from torch import Tensor
 
 from fovea.data.dataset import EpisodeInfo, RecordedDataset
-from fovea.data.feature_cache import FORMAT, FeatureCache, cache_root, read_journal
-from fovea.data.files import human_size, locked, read_json, require_space, write_json
+from fovea.data.feature_cache import FORMAT, FeatureCache, read_journal
+from fovea.data.files import cache_root, human_size, locked, read_json, require_space, write_json
 from fovea.encoders.base import Encoder
 from fovea.errors import FoveaError
 from fovea.progress import progress_bar

@@ -15,7 +15,6 @@ Shapes: F frames of the data set, n of one episode, C cameras, N patches, D widt
 """
 
 import json
-import os
 import zlib
 from pathlib import Path
 
@@ -27,11 +26,6 @@ from fovea.data.files import read_json
 from fovea.errors import FoveaError
 
 FORMAT = 1
-
-
-def cache_root() -> Path:
-    """$FOVEA_CACHE, or ~/.cache/fovea."""
-    return Path(os.environ.get("FOVEA_CACHE") or Path.home() / ".cache" / "fovea")
 
 
 class FeatureCache:

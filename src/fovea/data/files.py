@@ -16,6 +16,11 @@ from fovea.errors import FoveaError
 _BLOCK = 1 << 22
 
 
+def cache_root() -> Path:
+    """$FOVEA_CACHE, or ~/.cache/fovea."""
+    return Path(os.environ.get("FOVEA_CACHE") or Path.home() / ".cache" / "fovea")
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fovea.data.files import cache_root
 from fovea.sim.simplify import Mesh, simplify, weld
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ KEPT_FRACTION = 0.9  # a mesh that keeps more of its faces than this is not wort
 
 def cache_folder() -> Path:
     """`assets/` in `$FOVEA_CACHE`, or in `~/.cache/fovea`."""
-    root = os.environ.get("FOVEA_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "fovea") / "assets"
+    return cache_root() / "assets"
 
 
 def lighten(spec: mujoco.MjSpec, *, target_error: float, texture_max: int) -> None:
