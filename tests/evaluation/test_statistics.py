@@ -3,7 +3,7 @@ import math
 import pytest
 
 from fovea.errors import FoveaError
-from fovea.evaluation.statistics import SuccessRate, grounding, markdown_table, task_table, wilson
+from fovea.evaluation.statistics import SuccessRate, endings, grounding, markdown_table, task_table, wilson
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,16 @@ def test_grounding_counts_only_episodes_in_which_it_happened():
     assert found["closed_right"]["rate"] == 0.5
     assert found["close_distance"] == 0.03
     assert grounding([record(0, False)])["close_distance"] is None
+
+
+def test_every_episode_has_one_ending():
+    right, wrong = {"right": True}, {"right": False}
+    records = [
+        {"success": True, "first_lifted": right, "first_close": right},
+        {"success": False, "first_lifted": right, "first_close": wrong},
+        {"success": False, "first_lifted": wrong, "first_close": right},
+        {"success": False, "first_lifted": None, "first_close": right},
+        {"success": False, "first_lifted": None, "first_close": wrong},
+        {"success": False, "first_lifted": None, "first_close": None},
+    ]
+    assert list(endings(records).values()) == [1, 1, 1, 2, 1]

@@ -40,6 +40,11 @@ def test_the_table_names_episodes_intervals_seed_and_commit():
         assert part in text
 
 
+def test_the_table_says_how_episodes_ended():
+    text = table(FirstConfig(holdout=["butter"]), outcome(12, 2))
+    assert "| EF-VLA, held-out | 12 | 8 | 0 | 0 | 0 |" in text
+
+
 def test_the_verdict_admits_a_missed_aim():
     assert "misses the aim of 60 %" in verdict(outcome(8, 6)["methods"])
     assert "may be chance" in verdict(outcome(8, 6)["methods"])

@@ -162,14 +162,15 @@ def _targets() -> dict[int, list[str]]:
 
 def summarise(records: list[dict[str, Any]], holdout: list[str]) -> dict[str, Any]:
     """Success and grounding on trained and on held-out targets, and for each target."""
-    from fovea.evaluation.statistics import grounding, success_rate
+    from fovea.evaluation.statistics import endings, grounding, success_rate
 
     held = [r for r in records if r["start"]["target"] in holdout]
     trained = [r for r in records if r["start"]["target"] not in holdout]
     targets = sorted({r["start"]["target"] for r in records})
     return {
-        "trained": success_rate(trained).to_dict() | {"grounding": grounding(trained)},
-        "held_out": success_rate(held).to_dict() | {"grounding": grounding(held)},
+        part: success_rate(its).to_dict() | {"grounding": grounding(its), "endings": endings(its)}
+        for part, its in (("trained", trained), ("held_out", held))
+    } | {
         "targets": {
             t: success_rate([r for r in records if r["start"]["target"] == t]).to_dict() for t in targets
         },
@@ -213,8 +214,15 @@ def table(config: FirstConfig, outcome: dict[str, Any]) -> str:
                 f"{g[k]['successes']}/{g[k]['episodes']}" for k in ("closed_right", "lifted_right")
             )
             lines.append(f"| {method}, {part.replace('_', '-')} | {closed} | {lifted} | {gap} |")
+    first = next(iter(methods.values()))
+    kinds = list(first["trained"]["endings"])
+    lines += ["", "How episodes ended:", "", "| | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
+    for method, numbers in methods.items():
+        for part in ("trained", "held_out"):
+            counts = " | ".join(str(count) for count in numbers[part]["endings"].values())
+            lines.append(f"| {method}, {part.replace('_', '-')} | {counts} |")
     lines += ["", "| target | " + " | ".join(methods) + " |", "|---|" + "---|" * len(methods)]
-    for target in next(iter(methods.values()))["targets"]:
+    for target in first["targets"]:
         label = target.replace("_", " ") + (" (held out)" if target in config.holdout else "")
         cells = " | ".join(_cell(numbers["targets"][target]) for numbers in methods.values())
         lines.append(f"| {label} | {cells} |")
