@@ -12,7 +12,6 @@ from fovea.cli import main
 from fovea.errors import FoveaError
 from fovea.sim import get_task, get_tasks, list_suites, registry
 from fovea.sim.gl import prepare_gl
-from fovea.sim.suites import max_steps
 
 JOINTS = {  # hinges and slides of the furniture that LIBERO's scenes hold
     "wooden_cabinet": 3, "white_cabinet": 3, "short_cabinet": 3, "yellow_cabinet": 3, "flat_stove": 1,
@@ -57,12 +56,10 @@ def test_which_suites_are_complete_is_what_libero_pro_audits():
     assert list_suites()[:5] == LIBERO
 
 
-def test_published_step_limits_and_those_of_lerobot():
-    assert [max_steps(suite) for suite in LIBERO] == [220, 280, 300, 520, 400]
-    assert [max_steps(suite, lerobot=True) for suite in LIBERO] == [280, 280, 300, 520, 400]
+def test_published_step_limits():
+    assert [get_task(suite, 0).max_steps for suite in LIBERO] == [220, 280, 300, 520, 400]
     assert get_task("libero_10_lan", 0).max_steps == 520
-    assert max_steps("libero_spatial_swap") == 220
-    assert max_steps("libero_spatial_swap", lerobot=True) == 280
+    assert get_task("libero_spatial_swap", 0).max_steps == 220
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,6 @@ def _line(record: dict[str, Any]) -> str:
 
 def _record(name: str) -> dict[str, Any]:
     from fovea.sim import registry
-    from fovea.sim.suites import max_steps
 
     suite = registry.suite(name)
     states = (
@@ -73,7 +72,7 @@ def _record(name: str) -> dict[str, Any]:
         "origin": suite.origin,
         "complete": not suite.missing,
         "missing": list(suite.missing),
-        "max_steps": max_steps(name),
+        "max_steps": suite.max_steps,
         "initial_states": min(states),
         "note": registry.NOTES.get(name, ""),
         "tasks": list(suite.tasks if suite.missing else suite.instructions),

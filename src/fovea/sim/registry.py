@@ -29,11 +29,11 @@ STEP_LIMITS = {
 }
 """Step limits of published evaluations (OpenVLA, OTTER), not counting the settling steps."""
 
-LEROBOT_STEP_LIMITS = STEP_LIMITS | {"libero_spatial": 280}
-"""What `lerobot-eval` allows."""
-
 OWN_SUITES = Path(__file__).parent / "tasks"
-NOTES = {"libero_study_table": "instructions cut off after 30 characters; two goals hold from the start"}
+NOTES = {
+    "libero_spatial": "LeRobot allows 280: fovea eval --max_steps 280",
+    "libero_study_table": "instructions cut off after 30 characters; two goals hold from the start",
+}
 NO_BASE = (
     "libero_90"  # whose step limit holds where a suite is nobody's variant: single scenes of the same kind
 )
@@ -54,6 +54,10 @@ class Suite:
     origin: str
     base: str
     tasks: tuple[str, ...] = field(repr=False)
+
+    @property
+    def max_steps(self) -> int:
+        return STEP_LIMITS[self.base]
 
     def bddl_file(self, task: str) -> Path:
         folder = OWN_SUITES if self.origin == "Fovea" else _libero_folder("bddl_files")

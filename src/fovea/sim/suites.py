@@ -28,7 +28,7 @@ class Task:
 
     @property
     def max_steps(self) -> int:
-        return max_steps(self.suite)
+        return registry.suite(self.suite).max_steps
 
     @property
     def bddl_file(self) -> Path:
@@ -50,17 +50,6 @@ class Task:
 def list_suites() -> list[str]:
     """The suites that can be run: LIBERO's five, Fovea's own, the complete ones of LIBERO-PRO."""
     return [name for name in registry.suite_names() if not registry.suite(name).missing]
-
-
-def max_steps(suite: str, *, lerobot: bool = False) -> int:
-    """A suite's step limit, not counting the settling steps; a variant has its base suite's.
-
-    Args:
-        suite: its name.
-        lerobot: LeRobot's limits, which allow libero_spatial 280 steps instead of the published 220.
-    """
-    limits = registry.LEROBOT_STEP_LIMITS if lerobot else registry.STEP_LIMITS
-    return limits[registry.suite(suite).base]
 
 
 def get_tasks(suite: str) -> tuple[Task, ...]:
