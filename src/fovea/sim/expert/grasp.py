@@ -27,6 +27,8 @@ class Grasp:
         axis: the axis of the object's body whose heading is its yaw.
         width: of the object along the closing axis.
         clearance: from the open fingers to the nearest other object.
+        lean: angle by which the hand leans out of the vertical, about the closing axis: its fingers then point
+            down and to the left of that axis' heading `yaw` (negative: to the right).
     """
 
     offset: Array
@@ -34,6 +36,7 @@ class Grasp:
     axis: int
     width: float
     clearance: float
+    lean: float = 0.0
 
     def position(self, scene: Scene, name: str) -> Array:
         """(3,) grip-site position in the world."""
@@ -42,7 +45,10 @@ class Grasp:
 
     def rotation(self, scene: Scene, name: str) -> Array:
         """(3, 3) gripper rotation in the world, the nearer of the two symmetric ones."""
-        return nearest_down(scene.rotation, self.yaw + heading(scene.object_rotation(name), self.axis))
+        yaw = self.yaw + heading(scene.object_rotation(name), self.axis)
+        return (
+            nearest_down(scene.rotation, yaw) if self.lean == 0 else leaning(scene.rotation, yaw, self.lean)
+        )
 
 
 def heading(rotation: Array, axis: int) -> float:
@@ -65,6 +71,36 @@ def nearest_down(current: Array, yaw: float) -> Array:
     """The downward rotation with closing axis `yaw` or `yaw + pi` that needs the smaller turn."""
     candidates = [down(yaw + k * np.pi) for k in (0, 1)]
     return min(candidates, key=lambda r: float(np.linalg.norm(turn_between(current, r))))
+
+
+def leaning(current: Array, yaw: float, lean: float) -> Array:
+    """As `nearest_down`, with fingers that point `lean` to the left of the heading `yaw` instead of straight down."""
+    x = np.array([np.cos(yaw), np.sin(yaw), 0.0])
+    z = np.array([-np.sin(lean) * x[1], np.sin(lean) * x[0], -np.cos(lean)])
+    candidates = [np.stack([side, np.cross(z, side), z], 1) for side in (x, -x)]
+    return min(candidates, key=lambda r: float(np.linalg.norm(turn_between(current, r))))
+
+
+def hand_clearance(position: Array, rotation: Array, obstacles: Array, half_opening: float = 0.04) -> float:
+    """Smallest distance from a hand in any pose to obstacles; 0 if one of them is inside it.
+
+    Args:
+        position, rotation: (3,) and (3, 3) pose of the grip site.
+        obstacles: (n, 3).
+    """
+    local = (obstacles - position) @ rotation
+    local = local[np.linalg.norm(local, axis=1) < 0.4]
+    nearest = 1.0
+    for centre, half in (
+        ((half_opening, 0, -0.015), (0.012, 0.011, 0.027)),
+        ((-half_opening, 0, -0.015), (0.012, 0.011, 0.027)),
+        ((0, 0, -0.095), (0.105, 0.035, 0.055)),
+        ((0, 0, -0.25), (0.055, 0.055, 0.10)),
+    ):
+        outside = np.maximum(np.abs(local - np.array(centre)) - np.array(half), 0)
+        if len(outside):
+            nearest = min(nearest, float(np.linalg.norm(outside, axis=1).min()))
+    return nearest
 
 
 def clearance(

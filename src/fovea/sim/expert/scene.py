@@ -3,6 +3,7 @@
 Lengths in metres, angles in radians, world frame unless a name says `local`.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,7 @@ _TYPE = mujoco.mjtGeom
 MESH, BOX, ELLIPSOID = int(_TYPE.mjGEOM_MESH), int(_TYPE.mjGEOM_BOX), int(_TYPE.mjGEOM_ELLIPSOID)
 CYLINDER, CAPSULE, SPHERE = int(_TYPE.mjGEOM_CYLINDER), int(_TYPE.mjGEOM_CAPSULE), int(_TYPE.mjGEOM_SPHERE)
 MESH_POINTS = 400  # at most this many points of one mesh; enough for a silhouette
+REACH = 0.70  # from the robot's base, beyond which the arm is nearly straight where the hand points down
 GRID_STEP = 0.015  # spacing of the points on boxes
 
 
@@ -65,6 +67,13 @@ class Scene:
             set(self._geoms_below(self.model.body(name).id))
             for name in ("gripper0_leftfinger", "gripper0_rightfinger")
         ]
+        fingers = set.union(*self._finger_geoms)
+        robot = {
+            b for b in range(self.model.nbody) if self.model.body(b).name.startswith(("robot0", "gripper0"))
+        }
+        self._robot_geoms = fingers | {
+            g for g in range(self.model.ngeom) if self.model.geom_bodyid[g] in robot
+        }
         self._local_points = lru_cache(maxsize=None)(self._compute_local_points)
 
     # ---- gripper -------------------------------------------------------------------------------------------
@@ -82,6 +91,11 @@ class Scene:
     def opening(self) -> float:
         """Distance between the fingers, 0 to 0.08 m."""
         return float(sum(abs(self.data.qpos[i]) for i in self._finger_joints))
+
+    def stretch(self, position: Array) -> float:
+        """Metres by which a hand at a position, pointing down, comes too near the end of the arm's reach."""
+        base = self.data.xpos[self.model.body("robot0_base").id]
+        return max(0.0, float(np.linalg.norm(position[:2] - base[:2])) - REACH)
 
     # ---- objects -------------------------------------------------------------------------------------------
     @property
@@ -127,28 +141,75 @@ class Scene:
 
     def points(self, name: str) -> Array:
         """(n, 3) points on the colliding surface of an object instance."""
+        return self.body_points(self.body(name))
+
+    def body_points(self, body: int) -> Array:
+        """(n, 3) points on the colliding surface of a body and of all below it, e.g. one drawer of a cabinet."""
         parts = [
             local @ self.data.geom_xmat[g].reshape(3, 3).T + self.data.geom_xpos[g]
-            for g, local in self._local_points(self.body(name))
+            for g, local in self._local_points(body)
         ]
-        return np.concatenate(parts) if parts else self.object_position(name)[None]
+        return np.concatenate(parts) if parts else np.array(self.data.xpos[body])[None]
 
-    def obstacles(self, excluded: str) -> Array:
-        """(n, 3) points on every object but `excluded`, for clearance."""
-        parts = [self.points(name) for name in self.object_names() if name != excluded]
+    def obstacles(self, *excluded: str) -> Array:
+        """(n, 3) points on every object but the excluded ones, for clearance."""
+        parts = [self.points(name) for name in self.object_names() if name not in excluded]
         return np.concatenate(parts) if parts else np.zeros((0, 3))
 
     def is_held(self, name: str) -> bool:
         """Whether both fingers touch the object."""
-        target = set(self._geoms_below_cached(self.body(name)))
+        return self.fingers_touch(self.body(name))
+
+    def fingers_touch(self, body: int) -> bool:
+        """Whether both fingers touch a body, or one below it."""
+        target = set(self._geoms_below_cached(body))
         touching = [False, False]
-        for i in range(self.data.ncon):
-            pair = {int(self.data.contact.geom1[i]), int(self.data.contact.geom2[i])}
+        for pair in self._contacts():
             if not pair & target:
                 continue
             for side in (0, 1):
                 touching[side] |= bool(pair & self._finger_geoms[side])
         return all(touching)
+
+    def rests(self, name: str) -> bool:
+        """Whether the object touches something that is not the robot."""
+        target = set(self._geoms_below_cached(self.body(name)))
+        return any(
+            bool(pair & target) and not pair <= target and not pair & self._robot_geoms
+            for pair in self._contacts()
+        )
+
+    def _contacts(self) -> list[set[int]]:
+        """Pairs of geoms in contact."""
+        first, second = self.data.contact.geom1, self.data.contact.geom2
+        return [{int(a), int(b)} for a, b in zip(first, second, strict=True)]
+
+    # ---- the task ------------------------------------------------------------------------------------------
+    def holds(self, predicate: Sequence[str]) -> bool:
+        """Whether a goal predicate such as ("on", "bowl_1", "plate_1") holds, as LIBERO judges it."""
+        return bool(self.sim_env._eval_predicate(predicate))
+
+    def region(self, name: str) -> Any | None:
+        """LIBERO's description of a region (`parent_name`, `size`, `joints`); None if it is not a region."""
+        return self.sim_env.object_sites_dict.get(name)
+
+    def joint_of(self, name: str) -> int:
+        """Joint of a drawer's region or of a fixture with one joint, such as a stove; -1 without one."""
+        owner = self.region(name) or self.sim_env.get_object(name)
+        return int(self.model.joint(owner.joints[0]).id) if owner.joints else -1
+
+    def joint_position(self, joint: int) -> float:
+        """Metres of a slide, radians of a hinge."""
+        return float(self.data.qpos[self.model.jnt_qposadr[joint]])
+
+    def joint_axis(self, joint: int) -> Array:
+        """(3,) axis of a joint in the world."""
+        body = self.model.jnt_bodyid[joint]
+        return np.array(self.data.xmat[body]).reshape(3, 3) @ self.model.jnt_axis[joint]
+
+    def table_height(self) -> float:
+        """Height of the table: the lowest point of what may be moved."""
+        return min(float(self.points(name)[:, 2].min()) for name in self.sim_env.objects_dict)
 
     @lru_cache(maxsize=64)  # noqa: B019 - a scene lives as long as its environment
     def _geoms_below_cached(self, body: int) -> tuple[int, ...]:

@@ -1,0 +1,148 @@
+"""Grasps of what is too wide to be grasped across: walls of bowls and mugs, handles, knobs of lids."""
+
+import numpy as np
+
+from fovea.sim.expert.grasp import (
+    FINGER_LENGTH,
+    MAX_WIDTH,
+    YAWS,
+    Grasp,
+    clearance,
+    down,
+    hand_clearance,
+    heading,
+    leaning,
+    nearest_down,
+    plan_grasps,
+    turn_between,
+)
+from fovea.sim.expert.scene import Array, Scene
+
+RIM_BAND = 0.012  # points this far below the top belong to the rim
+RIM_DEPTH = 0.025  # grip site below the rim
+ANGLES = np.linspace(-np.pi, np.pi, 36, endpoint=False)
+LEANS = (0.0, 0.45, -0.45, 0.8, -0.8)
+HOLLOW = 0.025  # radius of an opening wide enough for a finger
+
+
+def plan_any(scene: Scene, name: str, goal: Array | None = None) -> list[Grasp]:
+    """Grasps of any object: across it if it is narrow, else by its wall if it is hollow, else by what sticks up.
+
+    Args:
+        scene: privileged view.
+        name: object instance.
+        goal: (2,) where the object will go; grasps with which the arm reaches that place come first.
+    """
+    if opening(scene.points(name))[1] > HOLLOW:
+        return plan_rim_grasps(scene, name, goal)
+    return plan_grasps(scene, name) or plan_knob_grasps(scene, name)
+
+
+def opening(points: Array) -> tuple[Array, float]:
+    """(2,) centre and radius of the largest empty circle within the rim of a vessel; radius 0 for a closed top."""
+    rim = points[points[:, 2] > points[:, 2].max() - RIM_BAND][:, :2]
+    middle, reach = (rim.max(0) + rim.min(0)) / 2, np.ptp(rim, axis=0) / 4
+    grid = middle + np.stack(np.meshgrid(*[np.linspace(-r, r, 13) for r in reach]), -1).reshape(-1, 2)
+    radii = np.linalg.norm(grid[:, None] - rim[None], axis=-1).min(1)
+    best = int(np.argmax(radii))
+    return grid[best], float(radii[best])
+
+
+def _grasp(
+    scene: Scene, name: str, position: Array, yaw: float, width: float, room: float, lean: float = 0.0
+) -> Grasp:
+    """A grasp at a pose in the world, kept in the frame of the object."""
+    rotation = scene.object_rotation(name)
+    axis = int(np.argmin(np.abs(rotation[2])))
+    own = heading(rotation, axis)
+    c, s = np.cos(-own), np.sin(-own)
+    back = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    offset = back @ (position - scene.object_position(name))
+    return Grasp(offset, float(yaw - own), axis, width, room, lean)
+
+
+def plan_rim_grasps(scene: Scene, name: str, goal: Array | None = None) -> list[Grasp]:
+    """Grasps of a vessel's wall, one finger inside, best first; the hand leans away from what stands in its way."""
+    points, obstacles = scene.points(name), scene.obstacles(name)
+    top = float(points[:, 2].max())
+    rim = points[points[:, 2] > top - RIM_BAND][:, :2]
+    centre, _ = opening(points)
+    scored: list[tuple[float, Grasp]] = []
+    for lean in LEANS:
+        for yaw in ANGLES:
+            u = np.array([np.cos(yaw), np.sin(yaw)])
+            along, across = (rim - centre) @ u, np.abs((rim - centre) @ np.array([-u[1], u[0]]))
+            wall = along[(along > 0) & (across < 0.012)]
+            if not len(wall) or np.ptp(wall) > 0.025:  # a gap, or a handle
+                continue
+            position = np.array([*(centre + u * (wall.max() + wall.min()) / 2), top - RIM_DEPTH])
+            if lean == 0:
+                rotation = nearest_down(scene.rotation, yaw)
+                room = clearance(position[:2], yaw, position[2], obstacles)
+            else:
+                rotation = leaning(scene.rotation, yaw, lean)
+                room = hand_clearance(position, rotation, obstacles)
+            turn = float(np.linalg.norm(turn_between(scene.rotation, rotation)))
+            far = float(np.linalg.norm(position[:2] - scene.position[:2]))
+            stretch = scene.stretch(position)
+            if goal is not None:
+                stretch += scene.stretch(goal + position[:2] - centre)
+            cost = 0.12 * turn + 40 * max(0.0, 0.015 - room) + 0.3 * far + 0.1 * abs(lean) + 6 * stretch
+            scored.append((cost, _grasp(scene, name, position, float(yaw), float(np.ptp(wall)), room, lean)))
+        if any(grasp.clearance > 0.01 for _, grasp in scored):
+            break
+    return [grasp for _, grasp in sorted(scored, key=lambda pair: pair[0])]
+
+
+def plan_knob_grasps(scene: Scene, name: str) -> list[Grasp]:
+    """Grasps from above of the narrow parts at an object's top, such as the knob of a lid, best first."""
+    points, obstacles = scene.points(name), scene.obstacles(name)
+    top, origin = float(points[:, 2].max()), scene.object_position(name)
+    scored: list[tuple[float, Grasp]] = []
+    for height in [top - 0.006 * k for k in range(1, 8)]:
+        band = points[np.abs(points[:, 2] - height) < FINGER_LENGTH][:, :2]
+        if len(band) < 4:
+            continue
+        middle = (band.max(0) + band.min(0)) / 2
+        for yaw in map(float, YAWS):
+            u = np.array([np.cos(yaw), np.sin(yaw)])
+            width = float(np.ptp((band - middle) @ u))
+            if width > MAX_WIDTH:
+                continue
+            own = clearance(middle, yaw, height + 0.004, points)
+            room = min(own, clearance(middle, yaw, height, obstacles))
+            turn = float(np.linalg.norm(turn_between(scene.rotation, nearest_down(scene.rotation, yaw))))
+            off = float(np.linalg.norm(middle - origin[:2]))
+            cost = 0.5 * turn + 8 * off + 200 * max(0.0, 0.003 - own) + 40 * max(0.0, 0.012 - room)
+            position = np.array([*middle, height])
+            scored.append((cost, _grasp(scene, name, position, yaw, width, room)))
+    return [grasp for _, grasp in sorted(scored, key=lambda pair: pair[0])]
+
+
+def plan_handle_grasps(scene: Scene, name: str) -> list[Grasp]:
+    """Grasps of a mug's handle with the hand outside the mug, lying down: for places with a roof, best first."""
+    points = scene.points(name)
+    centre, _ = opening(points)
+    out = points[:, :2] - centre
+    distance = np.linalg.norm(out, axis=1)
+    wall = float(np.median(distance[points[:, 2] > points[:, 2].max() - RIM_BAND]))
+    handle = points[distance > wall + 0.008]
+    if len(handle) < 4:
+        return []
+    middle = (handle.max(0) + handle.min(0)) / 2
+    outward = float(np.arctan2(*(middle[:2] - centre)[::-1]))
+    floor, scored = float(points[:, 2].min()), []
+    for lean in (1.2, 1.0, 0.8):
+        yaw = outward + np.pi / 2  # fingers point to its left, which is inward
+        rotation = leaning(scene.rotation, yaw, lean)
+        position = middle.copy()
+        corners = [
+            position + rotation @ np.array([x, y, -0.09]) for x in (0.1, -0.1) for y in (0.045, -0.045)
+        ]
+        low = min(corner[2] for corner in corners) - floor
+        room = hand_clearance(position, rotation, scene.obstacles(name))
+        scored.append((max(0.0, 0.01 - low) * 40, _grasp(scene, name, position, yaw, 0.02, room, lean)))
+    return [grasp for _, grasp in sorted(scored, key=lambda pair: pair[0])]
+
+
+__all__ = ["down", "opening", "plan_any", "plan_handle_grasps", "plan_knob_grasps", "plan_rim_grasps"]
