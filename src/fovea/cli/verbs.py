@@ -113,6 +113,27 @@ VERBS: dict[str, Verb] = {
         "fovea.cli.report",
         ("fovea report", "fovea report --run outputs/eval --out page"),
     ),
+    "bench": Verb(
+        "Measure",
+        "a part of Fovea beside its peers, in one run on this machine",
+        "fovea.cli.bench",
+        ("fovea bench sim", "fovea bench sim --suite libero_goal --task 3 --json"),
+        choices={
+            "sim": ("fovea.cli.bench", "the simulator beside stock LIBERO's and LeRobot's environments"),
+        },
+    ),
+    "experts": Verb(
+        "Measure",
+        "how often the scripted expert reaches a suite's goals",
+        "fovea.cli.experts",
+        (
+            "fovea experts bench --suite libero_goal --states 5",
+            "fovea experts bench --suite libero_spatial --states 20 --workers 2 --out results/expert.md",
+        ),
+        choices={
+            "bench": ("fovea.cli.experts", "play official initial states and count successes"),
+        },
+    ),
     "reproduce": Verb(
         "Measure",
         "run a whole study again, from data to the table in results/",

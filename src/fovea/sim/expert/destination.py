@@ -145,7 +145,7 @@ class Destination:
         if not self.inside:
             return DOWN
         points, middle = self.scene.points(self.parent), self.middle
-        over = np.linalg.norm(points[:, :2] - middle[:2], axis=1) < 0.03
+        over = np.linalg.norm(points[:, :2] - middle[:2], axis=1) < 0.02
         if not np.any(over & (points[:, 2] > middle[2] + 0.03)):
             return DOWN
         level = points[np.abs(points[:, 2] - middle[2]) < 0.05][:, :2] - middle[:2]

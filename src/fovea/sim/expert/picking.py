@@ -1,6 +1,6 @@
 """Grasping: over the object, down, close, and again after a miss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,6 +17,7 @@ class Pick:
         scene: privileged view.
         name: object instance, e.g. "milk_1".
         planner: grasps of an object, best first.
+        earlier: grasps to fall back on, for an object that has since fallen over.
 
     Raises:
         FoveaError: if the planner finds no grasp.
@@ -28,10 +29,14 @@ class Pick:
     PATIENCE = 30  # steps that the fingers may close without a hold
 
     def __init__(
-        self, scene: Scene, name: str, planner: Callable[[Scene, str], list[Grasp]] = plan_grasps
+        self,
+        scene: Scene,
+        name: str,
+        planner: Callable[[Scene, str], list[Grasp]] = plan_grasps,
+        earlier: Sequence[Grasp] = (),
     ) -> None:
         self.scene, self.name, self._planner = scene, name, planner
-        self.grasps = planner(scene, name)
+        self.grasps = planner(scene, name) or list(earlier)
         if not self.grasps:
             raise FoveaError(
                 f"expected an object that fits between the fingers, {name} is wider than 7.4 cm on every side"

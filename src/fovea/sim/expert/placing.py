@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from fovea.sim.expert.destination import DOWN, Destination, Placement
-from fovea.sim.expert.grasp import turn_between
+from fovea.sim.expert.grasp import Grasp, turn_between
 from fovea.sim.expert.motion import CLOSE, EMPTY_OPENING, OPEN, UP, highest_on_way, move, split
 from fovea.sim.expert.picking import Pick
 from fovea.sim.expert.rims import plan_any, plan_handle_grasps
@@ -142,18 +142,18 @@ class PickAndPlace:
                 self._leaving = 25
             return action
         if self._placing:
-            self._placing, self._pick = False, None
-            self._pick = self._new_pick()
+            self._placing, self._pick = False, self._new_pick(self._pick.grasps)
         if self._leaving:
             gap = np.linalg.norm(scene.points(self.name) - scene.position, axis=1).min()
             self._leaving = 0 if gap > self.AWAY else self._leaving - 1
             return move(scene, scene.position - 0.05 * scene.rotation[:, 2], scene.rotation, OPEN)
         return self._pick.act()
 
-    def _new_pick(self) -> Pick:
+    def _new_pick(self, earlier: Sequence[Grasp] = ()) -> Pick:
         if self.destination.entry() is not DOWN:
-            return Pick(self.scene, self.name, plan_handle_grasps)
-        return Pick(self.scene, self.name, partial(plan_any, goal=self.destination.middle[:2]))
+            return Pick(self.scene, self.name, plan_handle_grasps, earlier)
+        planner = partial(plan_any, goal=self.destination.middle[:2])
+        return Pick(self.scene, self.name, planner, earlier)
 
     def _in_fingers(self) -> bool:
         scene = self.scene
