@@ -1,6 +1,13 @@
+import errno
+import os
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
+from fovea.data.files import append_line
 from fovea.data.staging import StagedEpisodes, episode_path, write_episode
 from fovea.errors import FoveaError
 
@@ -73,3 +80,36 @@ def test_truncated_and_flipped_files_are_found(tmp_path):
     assert "collect again" in problems[0]
     with pytest.raises(FoveaError, match="collect it again"):
         StagedEpisodes(tmp_path).read(9)
+
+
+WRITER = """
+import sys
+import numpy as np
+from fovea.data.staging import write_episode
+pictures, header = np.zeros((100, 2, 64, 64, 3), np.uint8), {"start": {}, "task": "go", "split": "train"}
+for index in range(10**6):
+    write_episode(sys.argv[1], index % 50, images=pictures, state=np.zeros((100, 8)), action=np.zeros((100, 7)),
+                  header=header)
+"""
+
+
+def test_a_killed_writer_leaves_whole_episodes_only(tmp_path):
+    staged = StagedEpisodes(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)]) as writer:
+        while len(staged) < 4:
+            assert writer.poll() is None
+            time.sleep(0.01)
+        writer.kill()
+    assert staged.validate() == []
+
+
+def test_a_full_disk_is_named_and_nothing_half_written_appears(tmp_path, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FoveaError, match=rf"the disk of {tmp_path} is full; free some space"):
+        write_episode(tmp_path, 0, **episode())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FoveaError, match="is full"):
+        append_line(tmp_path / "episodes.jsonl", "{}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fovea.data.dataset import open_dataset
-from fovea.data.staging import StagedEpisodes, write_episode
+from fovea.data.staging import StagedEpisodes, claim, write_episode
 from fovea.errors import FoveaError
 from fovea.sim import collect
 from fovea.sim.collect import CollectConfig, Job
@@ -66,18 +66,18 @@ def test_an_episode_depends_on_configuration_and_number_alone(recorded, tmp_path
 
 def test_half_a_collection_goes_on_with_the_same_settings_only(tmp_path):
     config = CollectConfig(out=tmp_path / "data", tasks=[0])
-    collect._claim(tmp_path / ".data.staging", config)
+    claim(tmp_path / ".data.staging", config.identity())
     more = CollectConfig(out=tmp_path / "data", tasks=[0], workers=1, episodes=50)
-    collect._claim(tmp_path / ".data.staging", more)
+    claim(tmp_path / ".data.staging", more.identity())
     with pytest.raises(FoveaError, match="other settings"):
-        collect._claim(tmp_path / ".data.staging", CollectConfig(out=tmp_path / "data", tasks=[0], seed=1))
+        collect.run(CollectConfig(out=tmp_path / "data", tasks=[0], seed=1))
 
 
 def test_fewer_episodes_than_were_begun_are_refused(recorded, tmp_path):
     config, _ = recorded
     fewer = CollectConfig(**{**vars(config), "out": tmp_path / "data", "episodes": 1})
     staging = tmp_path / ".data.staging"
-    collect._claim(staging, fewer)
+    claim(staging, fewer.identity())
     pictures = np.zeros((1, 2, 32, 32, 3), np.uint8)
     header = {"start": {}, "task": "pick up the milk", "split": "train"}
     write_episode(staging, 1, images=pictures, state=np.zeros((1, 8)), action=np.zeros((1, 7)), header=header)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fovea.data import keys
-from fovea.data.files import locked, require_space, sha256_file, write_json
+from fovea.data.files import full_disk_named, locked, require_space, sha256_file, write_json
 from fovea.data.staging import StagedEpisode, StagedEpisodes
 from fovea.errors import FoveaError
 from fovea.progress import progress_bar
@@ -73,8 +73,9 @@ def assemble(
         staged_bytes = sum(path.stat().st_size for path in staged.folder.glob("episode_*.npz"))
         require_space(out_dir, staged_bytes // 8, "the data set")
         try:
-            _build(staged, building, dict(meta), repo_id, robot_type, progress)
-            building.replace(out_dir)
+            with full_disk_named(out_dir):
+                _build(staged, building, dict(meta), repo_id, robot_type, progress)
+                building.replace(out_dir)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     return out_dir

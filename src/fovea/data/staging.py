@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fovea.data.files import atomic_write
+from fovea.data.files import atomic_write, differing, read_json, write_json
 from fovea.errors import FoveaError
 
 STATE_SIZE = 8
@@ -82,6 +82,40 @@ class StagedEpisode:
 
     def __len__(self) -> int:
         return len(self.action)
+
+
+def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Make a staging folder, or go on with it if it was begun with the same settings.
+
+    Raises:
+        FoveaError: if it was begun with others.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        write_json(path, identity)
+    elif different := differing(read_json(path, "settings of a staging folder"), dict(identity)):
+        raise FoveaError(
+            f"{folder} was begun with other settings ({', '.join(different)}); finish it with those, delete it, or "
+            "choose another --out"
+        )
+
+
+def check_same(before: Any, identity: Mapping[str, Any], out: Path) -> None:
+    """Refuse a finished data set that was made with other settings, `before`, than those asked for now.
+
+    Raises:
+        FoveaError: names the settings that differ.
+    """
+    if different := differing(before or {}, dict(identity)):
+        raise FoveaError(
+            f"{out} already holds a data set that was made otherwise (different: {', '.join(different)}); "
+            "choose another --out or delete the folder"
+        )
+
+
+def is_validation(number: int, share: float) -> bool:
+    """Whether the number-th episode of a task is for validation: spread evenly."""
+    return int((number + 1) * share) > int(number * share)
 
 
 def episode_path(folder: str | Path, index: int) -> Path:

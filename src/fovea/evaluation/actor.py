@@ -1,8 +1,10 @@
 """A trained policy as something that acts: checkpoint in, actions out, several episodes at a time."""
 
+import contextlib
 import copy
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +181,8 @@ def _load_policy(folder: Path, changes: dict[str, Any]) -> tuple[Any, Any, Any]:
             raise FoveaError(f"{config.type} has no setting {name!r}")
         setattr(config, name, value)
     try:
-        policy = policy_class.from_pretrained(folder, config=config, strict=True)
+        with contextlib.redirect_stdout(sys.stderr):  # LeRobot says there that it loads; numbers go to ours
+            policy = policy_class.from_pretrained(folder, config=config, strict=True)
         overrides = {"device_processor": {"device": config.device}}
         before, after = make_pre_post_processors(
             config, pretrained_path=str(folder), preprocessor_overrides=overrides

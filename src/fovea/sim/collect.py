@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from fovea import __version__
-from fovea.data.files import differing, write_json
-from fovea.data.staging import StagedEpisodes, write_episode
+from fovea.data.files import read_json
+from fovea.data.staging import StagedEpisodes, check_same, claim, is_validation, write_episode
 from fovea.errors import FoveaError
 from fovea.progress import progress_bar
 from fovea.sim.disturb import Disturbance
@@ -114,7 +114,7 @@ def run(config: CollectConfig) -> dict[str, Any]:
     """Record the demonstrations and assemble the data set; goes on where an earlier run was stopped.
 
     Returns:
-        `out`, `episodes`, `frames`, `rejected` (failed tries that were drawn again).
+        `out`, `episodes`, `frames`, `rejected` (failed tries that were drawn again), `rejected_by_task`.
 
     Raises:
         FoveaError: unknown suite or task, a folder that holds something else, or a task that the expert cannot do.
@@ -124,9 +124,11 @@ def run(config: CollectConfig) -> dict[str, Any]:
     for task_id in config.task_ids:
         get_task(config.suite, task_id)
     if (config.out / "meta" / "fovea.json").exists():
-        return _check_finished(config)
+        meta = read_json(config.out / "meta" / "fovea.json", "record")
+        check_same(meta.get("collection"), config.identity() | {"episodes": config.episodes}, config.out)
+        return _summary(config, meta)
     staging = config.out.with_name(f".{config.out.name}.staging")
-    _claim(staging, config)
+    claim(staging, config.identity())
     jobs = _jobs(config)
     done = set(StagedEpisodes(staging).indices)
     if extra := len(done - {job.index for job in jobs}):
@@ -136,50 +138,30 @@ def run(config: CollectConfig) -> dict[str, Any]:
         )
     todo = [job for job in jobs if job.index not in done]
     _record_all(config, staging, jobs, todo)
-    headers = [StagedEpisodes(staging).header(job.index) for job in jobs]
-    rejected = sum(header["rejected"] for header in headers)
+    rejected = dict.fromkeys(config.task_ids, 0)
+    for job in jobs:
+        rejected[job.task_id] += StagedEpisodes(staging).header(job.index)["rejected"]
     meta = {
         "fovea": __version__,
         "collection": config.identity() | {"episodes": config.episodes},
         "render": RenderSettings(image_size=config.image_size).asdict(),
-        "rejected": rejected,
+        "rejected": sum(rejected.values()),
+        "rejected_by_task": {str(task_id): count for task_id, count in rejected.items()},
     }
     assemble(staging, config.out, meta)
     shutil.rmtree(staging)
-    return _summary(config, rejected)
+    return _summary(config, meta)
 
 
-def _summary(config: CollectConfig, rejected: int) -> dict[str, Any]:
+def _summary(config: CollectConfig, meta: dict[str, Any]) -> dict[str, Any]:
     info = json.loads((config.out / "meta" / "info.json").read_text())
     return {
         "out": str(config.out),
         "episodes": info["total_episodes"],
         "frames": info["total_frames"],
-        "rejected": rejected,
+        "rejected": meta["rejected"],
+        "rejected_by_task": meta.get("rejected_by_task", {}),
     }
-
-
-def _check_finished(config: CollectConfig) -> dict[str, Any]:
-    record = json.loads((config.out / "meta" / "fovea.json").read_text())
-    if different := differing(record["collection"], config.identity() | {"episodes": config.episodes}):
-        raise FoveaError(
-            f"{config.out} already holds a data set that was collected otherwise (different: {', '.join(different)}); "
-            "choose another --out or delete the folder"
-        )
-    return _summary(config, record["rejected"])
-
-
-def _claim(staging: Path, config: CollectConfig) -> None:
-    """Make the staging folder, or go on with it if it was begun with the same configuration."""
-    staging.mkdir(parents=True, exist_ok=True)
-    path = staging / "config.json"
-    if not path.exists():
-        write_json(path, config.identity())
-    elif different := differing(json.loads(path.read_text()), config.identity()):
-        raise FoveaError(
-            f"{staging} holds a collection begun with other settings ({', '.join(different)}); finish it with those, "
-            "delete it, or choose another --out"
-        )
 
 
 def _jobs(config: CollectConfig) -> list[Job]:
@@ -294,7 +276,7 @@ class _Recorder:
                 header = episode.pop("header") | {
                     "start": start.asdict(),
                     "task": env.instruction,
-                    "split": "val" if _is_validation(job.number, self.config.val_share) else "train",
+                    "split": "val" if is_validation(job.number, self.config.val_share) else "train",
                     "rejected": attempt,
                 }
                 write_episode(self.staging, job.index, header=header, **episode)
@@ -303,11 +285,6 @@ class _Recorder:
             f"the scripted expert failed {TRIES} times at {self.config.suite} task {job.task_id} "
             f"({env.instruction}); lower --noise or --recoveries, or leave the task out"
         )
-
-
-def _is_validation(number: int, share: float) -> bool:
-    """Whether the number-th episode of a task is for validation: spread evenly."""
-    return int((number + 1) * share) > int(number * share)
 
 
 def draw_start(config: CollectConfig, env: LiberoEnv, job: Job, rng: np.random.Generator) -> EpisodeStart:
