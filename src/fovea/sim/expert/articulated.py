@@ -5,13 +5,12 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from fovea.sim.expert.grasp import hand_clearance, nearest_down, turn_between
+from fovea.sim.expert.grasp import HAND_CORNERS, hand_clearance, leaning, nearest_down, turn_between
 from fovea.sim.expert.motion import CLOSE, EMPTY_OPENING, OPEN, UP, highest_on_way, move, split
 from fovea.sim.expert.scene import Array, Scene
 
 SLIDE = 2  # mujoco's mjJNT_SLIDE
 TILTS = (0.3, 0.45, 0.6, 0.75, 0.9)  # of the hand before a drawer, from the horizontal
-HAND_CORNERS = [np.array([x, y, z]) for x in (0.1, -0.1) for y in (0.04, -0.04) for z in (-0.04, -0.15)]
 PATIENCE = 20  # steps that the fingers may close without a hold
 NARROW_YAWS = np.linspace(0, np.pi, 24, endpoint=False)
 
@@ -54,7 +53,7 @@ class Articulated:
         self.body = int(scene.model.jnt_bodyid[self.joint])
         region = scene.region(predicate[1])
         self.fixture: str = region.parent_name if region is not None else predicate[1]
-        self._leaving = 0
+        self._engaged, self._leaving = False, 0
 
     @property
     def holding(self) -> bool:
@@ -69,7 +68,7 @@ class Articulated:
     @property
     def finished(self) -> bool:
         """Whether the goal holds and the hand is off the part."""
-        return self._leaving == 0 and self.scene.holds(self.predicate)
+        return not self._engaged and self.scene.holds(self.predicate)
 
     def _articulation(self) -> dict[str, Any]:
         properties: dict[str, Any] = self.scene.sim_env.get_object(self.fixture).object_properties
@@ -79,6 +78,7 @@ class Articulated:
         """(7,) back along the fingers, then up."""
         scene = self.scene
         self._leaving = 0 if self.distance > self.AWAY else self._leaving - 1
+        self._engaged = self._leaving > 0
         back = scene.position - 0.05 * scene.rotation[:, 2] + 0.01 * UP
         if gripper == OPEN and scene.opening < 0.05:
             back = scene.position
@@ -137,7 +137,7 @@ class OpenDrawer(Articulated):
         target = self.handle - (0.004 + self.SHIFTS[self._attempt % 4]) * outward
         ahead, aside = split(target - scene.position, approach)
         if self.holding and scene.opening > EMPTY_OPENING:
-            self._closing = 0
+            self._closing, self._engaged = 0, True
             sideways = (target - scene.position) - ((target - scene.position) @ outward) * outward
             return move(scene, scene.position + self.PULL * outward + 0.3 * sideways, rotation, CLOSE)
         stuck = self._closing > PATIENCE
@@ -165,7 +165,8 @@ class OpenDrawer(Articulated):
 class Shut(Articulated):
     """Push a drawer or a door shut with closed fingers."""
 
-    DEPTH = 0.012  # fingertips beyond the grip site
+    DEPTH = 0.018  # half the thickness of the fingers, and their tips beyond the grip site
+    LEAN = 0.8  # of the hand toward a drawer, so that it stays clear of the handles above
 
     def act(self) -> Array:
         """(7,) next action."""
@@ -179,6 +180,7 @@ class Shut(Articulated):
         ahead, aside = split(error, push)
         twist = float(np.linalg.norm(turn_between(scene.rotation, rotation)))
         if aside < 0.03 and twist < 0.4 and ahead < 0.06:
+            self._engaged = True
             sideways = error - ahead * push
             step = max(0.035, ahead + 0.02)
             return move(scene, scene.position + step * push + 0.7 * sideways, rotation, CLOSE, speed=0.8)
@@ -214,8 +216,8 @@ class Shut(Articulated):
         points = self.scene.body_points(self.body)
         out = points @ -push
         front = points[out > out.max() - 0.012].mean(0)
-        rotation = facing(self.scene.rotation, -push, 0.6)
-        return front - (self.DEPTH + 0.004) * push, push, rotation
+        rotation = leaning(self.scene.rotation, float(np.arctan2(push[1], push[0])) - np.pi / 2, self.LEAN)
+        return front - self.DEPTH * push, push, rotation
 
     def _door(self) -> tuple[Array, Array, Array]:
         """As `_drawer`, near the free edge of a door, from its outer side."""
@@ -258,6 +260,7 @@ class TurnKnob(Articulated):
         target = np.array([*middle, points[:, 2].max() - 0.012])
         rotation = nearest_down(scene.rotation, float(yaw))
         if self.holding:
+            self._engaged = True
             turn = Rotation.from_rotvec(self.TURN * scene.joint_axis(self.joint)).as_matrix()
             return move(scene, target, turn @ scene.rotation, CLOSE)
         ahead, aside = split(target - scene.position, -UP)

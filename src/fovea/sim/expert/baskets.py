@@ -76,7 +76,7 @@ class PickAndPlaceIn:
         self.scene, self.name = scene, name
         self.pick = Pick(scene, name)
         self.place = PlaceIn(scene, name, region, container)
-        self._grip = 0
+        self._grip, self._left = 0, False
 
     @property
     def holding(self) -> bool:
@@ -93,8 +93,10 @@ class PickAndPlaceIn:
         """Whether the object is in the container and the hand is above it."""
         scene = self.scene
         if self.holding or not scene.holds(("in", self.name, self.place.region)):
-            return False
-        return bool(scene.position[2] > scene.points(self.place.container)[:, 2].max() + 0.02)
+            self._left = False
+        elif scene.position[2] > scene.points(self.place.container)[:, 2].max() + 0.02:
+            self._left = True
+        return self._left
 
     def act(self) -> Array:
         """(7,) next action."""

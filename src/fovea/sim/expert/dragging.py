@@ -27,7 +27,7 @@ class Drag:
     def __init__(self, scene: Scene, predicate: Sequence[str]) -> None:
         self.scene, self.predicate, self.name = scene, predicate, predicate[1]
         self.destination = Destination(scene, self.name, predicate[2])
-        self._leaving = 0
+        self._pressing, self._leaving = False, 0
 
     @property
     def distance(self) -> float:
@@ -37,7 +37,7 @@ class Drag:
     @property
     def finished(self) -> bool:
         """Whether the object is where it should be and the hand is off it."""
-        return self._leaving == 0 and self.scene.holds(self.predicate)
+        return not self._pressing and self.scene.holds(self.predicate)
 
     def act(self) -> Array:
         """(7,) next action."""
@@ -49,6 +49,7 @@ class Drag:
             self._leaving = self._leaving or 15
         if self._leaving:
             self._leaving -= 1
+            self._pressing = self._leaving > 0
             return move(scene, scene.position + 0.05 * UP, scene.rotation, CLOSE)
         u = way / left
         rotation = nearest_down(scene.rotation, float(np.arctan2(u[0], -u[1])))
@@ -61,6 +62,7 @@ class Drag:
         inside = float(np.linalg.norm(scene.position[:2] - origin[:2])) < 0.06
         twist = float(np.linalg.norm(turn_between(scene.rotation, rotation)))
         if inside and scene.position[2] < floor + 0.022 and twist < 0.5:
+            self._pressing = True
             step = np.array([*(u * min(0.025, left + 0.005)), floor - 0.004 - scene.position[2]])
             across = error[:2] - (error[:2] @ u) * u
             step[:2] += 0.3 * across

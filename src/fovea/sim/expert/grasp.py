@@ -13,6 +13,7 @@ from fovea.sim.expert.scene import Array, Scene
 FINGER_LENGTH = 0.012  # fingertips reach this far below the grip site
 MAX_WIDTH = 0.074  # widest object that is grasped; the fingers open to 0.08
 HAND_HEIGHT = 0.035  # the hand's body starts this far above the grip site
+HAND_CORNERS = [np.array([x, y, z]) for x in (0.1, -0.1) for y in (0.04, -0.04) for z in (-0.04, -0.15)]
 HOME_YAW = np.pi / 2  # of the closing axis when the arm is at rest
 YAWS = np.linspace(-np.pi / 2, np.pi / 2, 24, endpoint=False)
 

@@ -1,9 +1,12 @@
 """Grasps of what is too wide to be grasped across: walls of bowls and mugs, handles, knobs of lids."""
 
 import numpy as np
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 
 from fovea.sim.expert.grasp import (
     FINGER_LENGTH,
+    HAND_CORNERS,
     MAX_WIDTH,
     YAWS,
     Grasp,
@@ -101,22 +104,30 @@ def plan_knob_grasps(scene: Scene, name: str) -> list[Grasp]:
     scored: list[tuple[float, Grasp]] = []
     for height in [top - 0.006 * k for k in range(1, 8)]:
         band = points[np.abs(points[:, 2] - height) < FINGER_LENGTH][:, :2]
-        if len(band) < 4:
-            continue
-        middle = (band.max(0) + band.min(0)) / 2
-        for yaw in map(float, YAWS):
-            u = np.array([np.cos(yaw), np.sin(yaw)])
-            width = float(np.ptp((band - middle) @ u))
-            if width > MAX_WIDTH:
-                continue
-            own = clearance(middle, yaw, height + 0.004, points)
-            room = min(own, clearance(middle, yaw, height, obstacles))
-            turn = float(np.linalg.norm(turn_between(scene.rotation, nearest_down(scene.rotation, yaw))))
-            off = float(np.linalg.norm(middle - origin[:2]))
-            cost = 0.5 * turn + 8 * off + 200 * max(0.0, 0.003 - own) + 40 * max(0.0, 0.012 - room)
-            position = np.array([*middle, height])
-            scored.append((cost, _grasp(scene, name, position, yaw, width, room)))
+        for part in _parts(band):
+            middle = (part.max(0) + part.min(0)) / 2
+            for yaw in map(float, YAWS):
+                width = float(np.ptp((part - middle) @ np.array([np.cos(yaw), np.sin(yaw)])))
+                if width > MAX_WIDTH:
+                    continue
+                own = clearance(middle, yaw, height + 0.004, points)
+                room = min(own, clearance(middle, yaw, height, obstacles))
+                rotation = nearest_down(scene.rotation, yaw)
+                turn = float(np.linalg.norm(turn_between(scene.rotation, rotation)))
+                off = float(np.linalg.norm(middle - origin[:2]))
+                cost = 0.5 * turn + 8 * off + 200 * max(0.0, 0.003 - own) + 40 * max(0.0, 0.012 - room)
+                position = np.array([*middle, height])
+                scored.append((cost, _grasp(scene, name, position, yaw, width, room)))
     return [grasp for _, grasp in sorted(scored, key=lambda pair: pair[0])]
+
+
+def _parts(points: Array) -> list[Array]:
+    """Groups of points (n, 2) that are less than a finger apart: the knob of a lid and the top of a handle."""
+    if len(points) < 2:
+        return []
+    near = KDTree(points).sparse_distance_matrix(KDTree(points), 0.02)
+    count, label = connected_components(near, directed=False)
+    return [points[label == i] for i in range(count)]
 
 
 def plan_handle_grasps(scene: Scene, name: str) -> list[Grasp]:
@@ -131,17 +142,18 @@ def plan_handle_grasps(scene: Scene, name: str) -> list[Grasp]:
         return []
     middle = (handle.max(0) + handle.min(0)) / 2
     outward = float(np.arctan2(*(middle[:2] - centre)[::-1]))
-    floor, scored = float(points[:, 2].min()), []
+    floor = float(points[:, 2].min())
+    scored: list[tuple[float, Grasp]] = []
+    obstacles = scene.obstacles(name)
     for lean in (1.2, 1.0, 0.8):
-        yaw = outward + np.pi / 2  # fingers point to its left, which is inward
-        rotation = leaning(scene.rotation, yaw, lean)
-        position = middle.copy()
-        corners = [
-            position + rotation @ np.array([x, y, -0.09]) for x in (0.1, -0.1) for y in (0.045, -0.045)
-        ]
-        low = min(corner[2] for corner in corners) - floor
-        room = hand_clearance(position, rotation, scene.obstacles(name))
-        scored.append((max(0.0, 0.01 - low) * 40, _grasp(scene, name, position, yaw, 0.02, room, lean)))
+        for aside in (0.0, 0.4, -0.4, 0.7, -0.7):
+            yaw = outward + np.pi / 2 + aside  # fingers point to its left, which is inward
+            rotation = leaning(scene.rotation, yaw, lean)
+            lowest = min(float((middle + rotation @ corner)[2]) for corner in HAND_CORNERS) - floor
+            before = middle - 0.08 * rotation[:, 2]
+            room = min(hand_clearance(place, rotation, obstacles) for place in (middle, before))
+            cost = 40 * (max(0.0, 0.015 - room) + max(0.0, 0.01 - lowest)) + 0.2 * abs(aside) - 0.1 * lean
+            scored.append((cost, _grasp(scene, name, middle, yaw, 0.02, room, lean)))
     return [grasp for _, grasp in sorted(scored, key=lambda pair: pair[0])]
 
 
