@@ -59,11 +59,11 @@ class Drag:
         floor = float(near[:, 2].max()) if len(near) else float(points[:, 2].min()) + 0.006
         press = np.array([*spot, floor + 0.004])
         error = press - scene.position
-        inside = float(np.linalg.norm(scene.position[:2] - origin[:2])) < 0.06
+        inside = float(np.linalg.norm(scene.position[:2] - origin[:2])) < 0.075
         twist = float(np.linalg.norm(turn_between(scene.rotation, rotation)))
         if inside and scene.position[2] < floor + 0.022 and twist < 0.5:
             self._pressing = True
-            step = np.array([*(u * min(0.025, left + 0.005)), floor - 0.004 - scene.position[2]])
+            step = np.array([*(u * min(0.05, left + 0.01)), floor - 0.004 - scene.position[2]])
             across = error[:2] - (error[:2] @ u) * u
             step[:2] += 0.3 * across
             return move(scene, scene.position + step, rotation, CLOSE)
