@@ -105,25 +105,26 @@ def grounding(records: Iterable[Record]) -> dict[str, Any]:
 ENDINGS = ("success", "held, not delivered", "named object not lifted", "another object", "nothing closed on")
 
 
-def endings(records: Iterable[Record]) -> dict[str, int]:
-    """How episodes of a pick-and-place task ended, each counted once, in the order of `ENDINGS`.
+def ending(record: Record) -> str:
+    """How an episode of a pick-and-place task ended, one of `ENDINGS`.
 
-    A failed episode counts as "held, not delivered" if the named object was the first to be lifted, as "another
-    object" if another one was, or if the gripper first closed beside another one and nothing was lifted.
+    A failed episode is "held, not delivered" if the named object was the first to be lifted, "another object" if
+    another one was, or if the gripper first closed beside another one and nothing was lifted.
     """
-    counts = dict.fromkeys(ENDINGS, 0)
-    for record in records:
-        lifted, close = record["first_lifted"], record["first_close"]
-        if record["success"]:
-            ending = "success"
-        elif lifted:
-            ending = "held, not delivered" if lifted["right"] else "another object"
-        elif close:
-            ending = "named object not lifted" if close["right"] else "another object"
-        else:
-            ending = "nothing closed on"
-        counts[ending] += 1
-    return counts
+    lifted, close = record["first_lifted"], record["first_close"]
+    if record["success"]:
+        return "success"
+    if lifted:
+        return "held, not delivered" if lifted["right"] else "another object"
+    if close:
+        return "named object not lifted" if close["right"] else "another object"
+    return "nothing closed on"
+
+
+def endings(records: Iterable[Record]) -> dict[str, int]:
+    """How many episodes ended in each of `ENDINGS`, in that order."""
+    found = [ending(record) for record in records]
+    return {kind: found.count(kind) for kind in ENDINGS}
 
 
 def aggregate(records: Sequence[Record], by: Callable[[Record], Any]) -> dict[Any, dict[str, Any]]:

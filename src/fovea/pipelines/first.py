@@ -8,6 +8,7 @@ scenes. Every cell: episodes that no choice was made on.
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from fovea.errors import FoveaError
@@ -162,13 +163,20 @@ def _targets() -> dict[int, list[str]]:
 
 def summarise(records: list[dict[str, Any]], holdout: list[str]) -> dict[str, Any]:
     """Success and grounding on trained and on held-out targets, and for each target."""
-    from fovea.evaluation.statistics import endings, grounding, success_rate
+    from fovea.evaluation.statistics import ending, endings, grounding, success_rate
 
     held = [r for r in records if r["start"]["target"] in holdout]
     trained = [r for r in records if r["start"]["target"] not in holdout]
     targets = sorted({r["start"]["target"] for r in records})
+
+    def hover(its: list[dict[str, Any]]) -> float | None:
+        """Median distance (m) from the named object at which an arm that never closed its gripper ended."""
+        gaps = [r["final"]["gripper_to_target"] for r in its if ending(r) == "nothing closed on"]
+        return round(median(gaps), 4) if gaps else None
+
     return {
-        part: success_rate(its).to_dict() | {"grounding": grounding(its), "endings": endings(its)}
+        part: success_rate(its).to_dict()
+        | {"grounding": grounding(its), "endings": endings(its), "hover": hover(its)}
         for part, its in (("trained", trained), ("held_out", held))
     } | {
         "targets": {
@@ -254,7 +262,30 @@ def verdict(methods: dict[str, Any]) -> str:
         f"{'is more than chance' if apart else 'may be chance'}. "
     )
     twice = held["rate"] >= GOAL_RATIO * late_held["rate"] and held["rate"] > 0
+    text += f"The aim of at least twice LF-VLA's rate on held-out targets is {'met' if twice else 'missed'}. "
+    return text + " ".join(
+        _failures(method, part, numbers[part])
+        for method, numbers in methods.items()
+        for part in ("trained", "held_out")
+        if numbers[part]["rate"] < 1
+    )
+
+
+def _failures(method: str, part: str, numbers: dict[str, Any]) -> str:
+    """What went wrong, commonest first."""
+    kinds = {k: n for k, n in numbers["endings"].items() if n and k != "success"}
+    said = {
+        "held, not delivered": "lifted the named object and did not deliver it",
+        "named object not lifted": "closed beside the named object and did not lift it",
+        "another object": "went for another object",
+        "nothing closed on": "never closed the gripper",
+    }
+    parts = []
+    for kind, count in sorted(kinds.items(), key=lambda item: -item[1]):
+        parts.append(f"{count} {said[kind]}")
+        if kind == "nothing closed on":
+            parts[-1] += f" (median {100 * numbers['hover']:.1f} cm from the named object at the end)"
     return (
-        text
-        + f"The aim of at least twice LF-VLA's rate on held-out targets is {'met' if twice else 'missed'}."
+        f"Of {method}'s {sum(kinds.values())} failures on {part.replace('_', '-')} targets "
+        f"{', '.join(parts)}."
     )
