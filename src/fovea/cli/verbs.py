@@ -43,9 +43,9 @@ VERBS: dict[str, Verb] = {
     ),
     "suites": Verb(
         "Data",
-        "list the LIBERO suites and the tasks of one",
+        "list the LIBERO, LIBERO-PRO and unseen suites, and the tasks of one",
         "fovea.cli.suites",
-        ("fovea suites", "fovea suites --suite libero_object", "fovea suites --json"),
+        ("fovea suites", "fovea suites --suite libero_goal_lan", "fovea suites --all --json"),
     ),
     "collect": Verb(
         "Data",

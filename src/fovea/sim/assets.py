@@ -9,14 +9,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import uuid
+import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fovea.data.files import cache_root
+from fovea.data.files import atomic_write, cache_root
 from fovea.sim.simplify import Mesh, simplify, weld
 
 if TYPE_CHECKING:
@@ -70,9 +71,7 @@ def _lighten_mesh(mesh: mujoco.MjsMesh, target_error: float) -> None:
     scale = [float(s) for s in mesh.scale]
     pose = [float(x) for x in (*mesh.refpos, *mesh.refquat)]
     key = _key("mesh", _content(mesh.file), scale, pose, int(mesh.smoothnormal), target_error, MIN_FACES)
-    path = cache_folder() / f"{key}.msh"
-    if not path.exists():
-        _write(path, lambda file: file.write_bytes(_light_mesh_bytes(mesh.file, scale, pose, target_error)))
+    path = _kept(key, ".msh", lambda: _light_mesh_bytes(mesh.file, scale, pose, target_error))
     if path.stat().st_size:  # an empty file says: keep the original
         mesh.file, mesh.content_type = str(path), ""
         mesh.scale, mesh.refpos, mesh.refquat = [1, 1, 1], [0, 0, 0], [1, 0, 0, 0]
@@ -109,27 +108,12 @@ def _msh_bytes(mesh: Mesh) -> bytes:
 
 
 def _lighten_texture(texture: mujoco.MjsTexture, texture_max: int) -> None:
-    import cv2
     import mujoco
 
     if texture.type != mujoco.mjtTexture.mjTEXTURE_2D or not texture.file.lower().endswith(".png"):
         return
-    content = _content(texture.file)
-    path = cache_folder() / f"{_key('texture', content, texture_max)}.png"
-    if not path.exists():
-        image = cv2.imread(texture.file, cv2.IMREAD_UNCHANGED)
-        if image is None:
-            return
-        scale = texture_max / max(image.shape[:2])
-
-        def write(file: Path) -> None:
-            if scale >= 1:
-                file.write_bytes(b"")
-                return
-            size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-            file.write_bytes(cv2.imencode(".png", cv2.resize(image, size, interpolation=cv2.INTER_AREA))[1])
-
-        _write(path, write)
+    key = _key("texture", _content(texture.file), texture_max)
+    path = _kept(key, ".png", lambda: _light_texture_bytes(texture.file, texture_max))
     if path.stat().st_size:
         # MuJoCo's `auto` reads the PNG's sRGB chunk, which OpenCV drops: the floor would brighten.
         if texture.colorspace == mujoco.mjtColorSpace.mjCOLORSPACE_AUTO:
@@ -137,6 +121,18 @@ def _lighten_texture(texture: mujoco.MjsTexture, texture_max: int) -> None:
             space = mujoco.mjtColorSpace
             texture.colorspace = space.mjCOLORSPACE_SRGB if srgb else space.mjCOLORSPACE_LINEAR
         texture.file = str(path)
+
+
+def _light_texture_bytes(file: str, texture_max: int) -> bytes:
+    """A smaller copy as PNG, or nothing when it is small enough (or no picture that OpenCV reads)."""
+    import cv2
+
+    image = cv2.imread(file, cv2.IMREAD_UNCHANGED)
+    if image is None or max(image.shape[:2]) <= texture_max:
+        return b""
+    scale = texture_max / max(image.shape[:2])
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    return bytes(cv2.imencode(".png", cv2.resize(image, size, interpolation=cv2.INTER_AREA))[1])
 
 
 def _has_srgb_chunk(file: str) -> bool:
@@ -165,12 +161,24 @@ def _content_of(file: str, mtime_ns: int, size: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a cache file so that readers and other writers see it whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _kept(key: str, suffix: str, make: Callable[[], bytes]) -> Path:
+    """The file of a cache entry, made if it is not there, and made again if its checksum (in its name) is wrong.
+
+    Raises:
+        FoveaError: the disk is full.
+    """
+    folder = cache_folder()
+    for path in folder.glob(f"{key}.*{suffix}"):
+        if path.name == _name(key, path.read_bytes(), suffix):
+            return path
+        warnings.warn(f"{path} is damaged: made again", stacklevel=2)
+        path.unlink(missing_ok=True)
+    content = make()
+    path = folder / _name(key, content, suffix)
+    with atomic_write(path) as file:  # readers and other writers see it whole or not at all
+        file.write(content)
+    return path
+
+
+def _name(key: str, content: bytes, suffix: str) -> str:
+    return f"{key}.{zlib.crc32(content):08x}{suffix}"
