@@ -1,6 +1,7 @@
 """Collection: real demonstrations, the same ones whatever interrupts them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,6 +84,20 @@ def test_fewer_episodes_than_were_begun_are_refused(recorded, tmp_path):
     write_episode(staging, 1, images=pictures, state=np.zeros((1, 8)), action=np.zeros((1, 7)), header=header)
     with pytest.raises(FoveaError, match="1 episodes more"):
         collect.run(fewer)
+
+
+def test_other_suites_keep_their_own_target_in_drawn_layouts(tmp_path):
+    config = CollectConfig(out=tmp_path / "data", suite="libero_goal", layout="drawn", init_states=[5, 9])
+    env = SimpleNamespace(init_state_count=50)
+    rng = np.random.default_rng(0)
+    starts = [collect.draw_start(config, env, Job(number, 3, number), rng) for number in range(8)]
+    assert {(start.suite, start.task_id, start.layout, start.target) for start in starts} == {
+        ("libero_goal", 3, "drawn", None)
+    }
+    assert {start.init_state for start in starts} <= set(range(5, 10))
+    assert len({start.seed for start in starts}) == 8
+    with pytest.raises(FoveaError, match="--holdout"):
+        CollectConfig(suite="libero_goal", layout="drawn", holdout=["milk"])
 
 
 @pytest.mark.parametrize(

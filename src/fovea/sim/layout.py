@@ -28,6 +28,7 @@ ROBOT_BASE, REACH = (
 SPACING = 0.105  # least distance of two objects' centres, metres
 BASKET_CLEARANCE = 0.17  # least distance of an object's centre from the basket's, metres
 YAW = 0.3  # radians either way
+LIFT, LIFT_MOST, LIFT_DEPTH = 0.004, 0.08, 0.002  # metres: step, limit, and what may stay sunk in
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,32 @@ def draw_layout(sim_env: Any, start: EpisodeStart, sampled: NDArray) -> None:
     posture = data.qpos[own]
     data.qpos[:], data.qvel[:] = sampled, 0
     data.qpos[own] = posture
+    lift_out(sim_env)
+
+
+def lift_out(sim_env: Any) -> None:
+    """Raise objects that a sample of LIBERO's left sunk into what they stand on.
+
+    Non-obvious: LIBERO takes many objects for lower than they are. On the living room's table a milk carton starts
+    4 cm deep, and physics throws it up by half a metre (in the official initial states too).
+    """
+    import mujoco
+
+    model, data = sim_env.sim.model._model, sim_env.sim.data._data
+    for name in sim_env.objects_dict:
+        body = sim_env.obj_body_id[name]
+        height = data.qpos[model.jnt_qposadr[model.body_jntadr[body]] + 2 :][:1]
+        sunk = float(height[0])
+        for lift in np.arange(0, LIFT_MOST, LIFT):
+            height[0] = sunk + lift
+            mujoco.mj_kinematics(model, data)
+            mujoco.mj_collision(model, data)
+            own = model.body_rootid[model.geom_bodyid[data.contact.geom]] == body
+            depths = -data.contact.dist[own.any(1)]
+            if depths.max(initial=0.0) < LIFT_DEPTH:
+                break
+        else:
+            height[0] = sunk  # it overlaps with a neighbour, which no lift mends
 
 
 def draw_on_floor(sim_env: Any, seed: int) -> None:
