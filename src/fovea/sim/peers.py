@@ -127,7 +127,11 @@ class Ours:
         return np.asarray(self.env.sim_env.sim.get_state().flatten())
 
     def shown(self) -> tuple[Pose, Pictures]:
-        """The present pose and the pictures of it."""
+        """The present pose and the pictures of it.
+
+        Non-obvious: after a step MuJoCo's positions in space are still those of 2 ms ago, until `forward`.
+        """
+        self.env.sim_env.sim.forward()
         model = self.env.model
         pose = {"state": self.state(), "body_pos": model.body_pos.copy(), "body_quat": model.body_quat.copy()}
         return pose, {name: self.env.image(name) for name in CAMERAS.values()}
