@@ -26,14 +26,18 @@ from fovea.errors import FoveaError
 from fovea.progress import progress_bar
 from fovea.sim import bddl, registry
 from fovea.sim.env import SETTLING_ACTION, build_sim_env, numpy_seed, reset_sim_env
-from fovea.sim.layout import TARGET_SUITE, draw_on_floor, instruction_for
+from fovea.sim.layout import TARGET_SUITE, draw_on_floor, instruction_for, lift_out
 from fovea.sim.render import RenderSettings
 from fovea.sim.suites import SETTLING_STEPS, get_task, get_tasks
 
 STATES = 20
 TRIES = 50
 FURNITURE_DRAWS = 3  # an initial state must be stable wherever the furniture is drawn
-SHIFT, TILT = 0.03, 0.2  # metres and radians that an object may move while it settles
+SHIFT, TILT, SPEED = (
+    0.03,
+    0.2,
+    0.05,
+)  # metres, radians: what an object may move while it settles; m/s afterwards
 
 HELD_OUT = (  # libero_object's scene -> target; each scene holds it, and none of its official positions is used
     "milk", "cream_cheese", "cream_cheese", "cream_cheese", "milk", "milk", "bbq_sauce", "milk", "bbq_sauce",
@@ -197,6 +201,8 @@ def draw_states(edit: Edit, bddl_file: Path, count: int = STATES) -> NDArray[np.
             if official is not None:
                 sim_env.sim.set_state_from_flattened(official[number])
                 draw_on_floor(sim_env, seed)
+            else:
+                lift_out(sim_env)
             state = sim_env.sim.get_state().flatten()
             if all(_stays(sim_env, state, seed) for seed in range(draws)):
                 states.append(state)
@@ -220,7 +226,9 @@ def _stays(sim_env: Any, state: NDArray, seed: int) -> bool:
         done = sim_env.step(SETTLING_ACTION)[2]
     trace = np.einsum("nij,nij->n", pose, data.xmat[bodies].reshape(-1, 3, 3))
     tilt = np.arccos(np.clip((trace - 1) / 2, -1, 1))
-    return bool(not done and np.abs(data.xpos[bodies, :2] - place).max() < SHIFT and tilt.max() < TILT)
+    shift = np.abs(data.xpos[bodies, :2] - place)
+    speed = np.abs(data.cvel[bodies, 3:])
+    return bool(not done and shift.max() < SHIFT and tilt.max() < TILT and speed.max() < SPEED)
 
 
 def write_suite(name: str, folder: Path) -> None:
