@@ -42,7 +42,7 @@ class Pick:
                 f"expected an object that fits between the fingers, {name} is wider than 7.4 cm on every side"
             )
         self.attempt = 0
-        self._closing, self._reopening = 0, False
+        self._closing, self._waiting, self._reopening = 0, 0, False
 
     @property
     def grasp(self) -> Grasp:
@@ -69,12 +69,15 @@ class Pick:
         ahead, aside = split(error, approach)
         twist = float(np.linalg.norm(turn_between(scene.rotation, rotation)))
         closing = scene.opening < 0.075
-        tolerance = self.KEEP_CLOSING if closing else self.TOLERANCE
+        # where the arm is folded or stretched it comes to rest a little beside the grasp
+        self._waiting = self._waiting + 1 if aside < 0.02 and abs(ahead) < 0.03 else 0
+        slack = 0.008 if self._waiting > self.PATIENCE / 2 else 0.0
+        tolerance = self.KEEP_CLOSING if closing else self.TOLERANCE + slack
         if aside < tolerance and abs(ahead) < tolerance and (closing or twist < 0.15):
             self._closing += 1
             return move(scene, target, rotation, CLOSE, speed=0.3)
         # a funnel: far back while far aside or turned, forward when in line with the grasp
-        back = np.clip(6.0 * (aside - 0.007) + 0.6 * max(0.0, twist - 0.1), 0.0, self.HOVER)
+        back = np.clip(6.0 * (aside - 0.007 - slack) + 0.6 * max(0.0, twist - 0.1), 0.0, self.HOVER)
         waypoint = target - back * approach
         if aside > 0.05:
             top = highest_on_way(scene.obstacles(self.name), scene.position, target, 0.07)
