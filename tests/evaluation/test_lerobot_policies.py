@@ -116,29 +116,30 @@ def test_what_a_policy_draws_depends_on_the_episode_and_not_on_its_company():
 
 def test_two_suites_in_one_command_resume_and_end_in_tables(act, tmp_path, capsys):
     line = (
-        f"eval --checkpoint {act} --out {tmp_path} --suite libero_object,libero_spatial --tasks 4 --episodes 2 "
+        f"eval --checkpoint {act} --out {tmp_path} --suite libero_object,libero_object_lan --tasks 4 --episodes 2 "
         "--max_steps 2 --workers 2 --videos 1"
     )
     assert main([*line.split(), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert [(row["name"], row["episodes"]) for row in result["suites"]] == [
         ("libero_object", 2),
-        ("libero_spatial", 2),
+        ("libero_object_lan", 2),
     ]
     assert [(row["suite"], row["task_id"], row["interval"][0]) for row in result["tasks"]] == [
         ("libero_object", 4, 0.0),
-        ("libero_spatial", 4, 0.0),
+        ("libero_object_lan", 4, 0.0),
     ]
     assert result["success"]["episodes"] == 4
     assert result["wall_seconds"] > 0
     records = read_records(tmp_path / "episodes.jsonl")
     assert all(record["steps"] == record["max_steps"] == 2 for record in records)
+    assert len({record["instruction"] for record in records}) == 2
     assert {record["start"]["init_state"] for record in records} == {30, 31}
     assert len(list((tmp_path / "videos").glob("*.mp4"))) == 2
 
     assert main(line.split()) == 0
     out = capsys.readouterr().out
-    assert "| libero_spatial | 0% (0/2) |" in out
+    assert "| libero_object_lan | 0% (0/2) |" in out
     assert "| suite | success | 95 % interval |" in out
     assert read_records(tmp_path / "episodes.jsonl") == records
 

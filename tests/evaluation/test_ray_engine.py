@@ -76,13 +76,7 @@ def test_a_cluster_plays_the_same_episodes_and_outlives_a_node(cluster, tmp_path
     assert "another one plays this episode again" in " ".join(capsys.readouterr().out.split())
     assert [record["start"] for record in records] == [start.asdict() for start in STARTS]
 
-    here = evaluate(Script(), STARTS, tmp_path / "here", **options | {"workers": 1})
-    timings = {"seconds", "wall_seconds"}
-    stripped = [
-        [{key: value for key, value in record.items() if key not in timings} for record in run]
-        for run in (records, here)
-    ]
-    assert stripped[0] == stripped[1]
+    assert all(record["steps"] == record["max_steps"] == 3 for record in records)
     again = Script()
     assert evaluate(again, STARTS, tmp_path / "ray", **options) == records  # any engine goes on with them
     assert again.asked == 0

@@ -56,6 +56,12 @@ def test_words_are_shown_not_obeyed(tmp_path):
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt; $style &amp;amp;") == 7  # the title stands twice
 
 
+def test_several_suites_have_a_table_and_a_single_one_has_none(tmp_path):
+    suites = [SUCCESS | {"name": name} for name in ("libero_goal", "libero_10")]
+    assert "Suite by suite" in write_report({"title": "t", "suites": suites}, tmp_path).read_text()
+    assert "Suite by suite" not in write_report({"title": "t", "suites": suites[:1]}, tmp_path).read_text()
+
+
 def test_the_same_page_comes_out_of_its_record(tmp_path, capsys):
     (tmp_path / "films").mkdir()
     film = tmp_path / "films" / "a.mp4"
@@ -104,6 +110,7 @@ def test_videos_of_one_name_are_both_kept(tmp_path):
         ({"success": SUCCESS | {"interval": [64, 95]}}, "success.interval: expected"),
         ({"success": {"successes": True, "episodes": 1}}, "successes: expected a whole number, got True"),
         ({"tasks": {"a": 1}}, "tasks: expected a list"),
+        ({"suites": [SUCCESS | {"name": "a", "rate": 0.1}]}, r"suites\[0\].rate"),
         ({"tasks": [SUCCESS]}, r"tasks\[0\].name: expected text, got None"),
         ({"curve": {"train": [[0, 1.0], [1, float("nan")]]}}, r"curve.train\[1\]: expected .* finite"),
         ({"curve": {"validation": [3]}}, r"curve.validation\[0\]: expected \[step, loss\]"),

@@ -108,10 +108,10 @@ class Config:
                 starts += drawn(task.suite, [task.task_id], self.episodes, seed=self.seed, init_states=states)
                 continue
             if self.episodes > len(states):
+                more = f"--init_states 0,{count - 1}" if count >= self.episodes else f"--episodes {count}"
                 raise FoveaError(
                     f"episodes: {task.suite} task {task.task_id} has {count} initial states, of which {first} to "
-                    f"{last} are used by default; got {self.episodes} episodes: choose others, as "
-                    f"--init_states 0,{count - 1} does"
+                    f"{last} are used by default; got {self.episodes} episodes: ask for {more} or --layout drawn"
                 )
             starts += official(task.suite, [task.task_id], states[: self.episodes], seed=self.seed)
         return starts

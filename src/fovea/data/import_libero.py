@@ -8,7 +8,6 @@ Non-obvious: pictures in the files stand on their heads and are turned by 180 de
 pair them as stored, and so does `pairing="stored"`. `pairing="causal"` gives each picture the action that came next.
 """
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 from fovea.data.files import read_json, require_space
 from fovea.data.import_libero_files import Demo, LiberoFile, arrays, open_file, outline
-from fovea.data.record import RECORD, assemble
+from fovea.data.record import RECORD, assemble, totals
 from fovea.data.staging import StagedEpisodes, check_same, claim, is_validation, write_episode
 from fovea.errors import FoveaError
 from fovea.progress import progress_bar
@@ -209,11 +208,4 @@ def _refusal(problems: list[str]) -> str:
 
 
 def _summary(out: Path, record: dict[str, Any]) -> dict[str, Any]:
-    info = json.loads((out / "meta" / "info.json").read_text())
-    return {
-        "out": str(out),
-        "episodes": info["total_episodes"],
-        "frames": info["total_frames"],
-        "refused": record["refused"],
-        "notes": record["notes"],
-    }
+    return totals(out) | {"refused": record["refused"], "notes": record["notes"]}

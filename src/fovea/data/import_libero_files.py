@@ -56,12 +56,11 @@ class LiberoFile:
     notes: tuple[str, ...] = ()
 
 
-@contextmanager
-def open_file(path: Path) -> Iterator[Any]:
-    """An HDF5 file, open for reading.
+def require_h5py() -> Any:
+    """The module that reads HDF5.
 
     Raises:
-        FoveaError: h5py is not installed, or the file is truncated or no HDF5.
+        FoveaError: it is not installed.
     """
     try:
         import h5py
@@ -69,6 +68,17 @@ def open_file(path: Path) -> Iterator[Any]:
         raise FoveaError(
             "reading HDF5 needs h5py, which is not installed: `pip install 'h5py>=3.11'`"
         ) from error
+    return h5py
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[Any]:
+    """An HDF5 file, open for reading.
+
+    Raises:
+        FoveaError: h5py is not installed, or the file is truncated or no HDF5.
+    """
+    h5py = require_h5py()
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -79,6 +89,7 @@ def open_file(path: Path) -> Iterator[Any]:
 
 def outline(path: Path) -> LiberoFile:
     """What a file holds, without reading its pictures."""
+    require_h5py()
     try:
         with open_file(path) as file:
             return _outline(path, file)

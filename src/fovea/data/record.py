@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fovea.data import keys
-from fovea.data.files import full_disk_named, locked, require_space, sha256_file, write_json
+from fovea.data.files import full_disk_named, locked, read_json, require_space, sha256_file, write_json
 from fovea.data.staging import StagedEpisode, StagedEpisodes
 from fovea.errors import FoveaError
 from fovea.progress import progress_bar
@@ -204,6 +204,12 @@ def _episode_line(number: int, episode: StagedEpisode) -> dict[str, Any]:
     header = {key: value for key, value in episode.header.items() if key not in ("start", "split")}
     fixed = {"episode_index": number, "start": episode.header["start"], "steps": len(episode)}
     return fixed | {"split": episode.header["split"], "staged_index": episode.index} | header
+
+
+def totals(root: Path) -> dict[str, Any]:
+    """`out`, `episodes` and `frames` of a finished data set."""
+    info = read_json(root / "meta" / "info.json", "data set's meta/info.json")
+    return {"out": str(root), "episodes": info["total_episodes"], "frames": info["total_frames"]}
 
 
 def content_hashes(root: str | Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from fovea.evaluation.worker import Message, serve
+from fovea.processes import ctrl_c_stays_here
 from fovea.sim.gl import single_threaded_children
 
 
@@ -75,7 +76,7 @@ class LocalEngine:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, render), daemon=True)
-        with single_threaded_children():
+        with single_threaded_children(), ctrl_c_stays_here():
             process.start()
         theirs.close()
         return LocalWorker(process, ours)

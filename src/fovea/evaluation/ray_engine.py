@@ -58,7 +58,7 @@ class RayEngine:
         if self._ours:
             try:
                 ray.init(
-                    address=address, include_dashboard=None if address else False, configure_logging=False
+                    address=address, include_dashboard=False, configure_logging=False, log_to_driver=False
                 )
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise FoveaError(

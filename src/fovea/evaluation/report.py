@@ -20,8 +20,8 @@ def write_report(data: Mapping[str, Any], out_dir: Path, *, base: Path | None = 
     Args:
         data: what to report; only `title` has to be there, the rest is left out where it is missing:
             title, summary (plain words: what was run), quick (True: the numbers mean nothing, and the page says so);
-            success {successes, episodes, rate, interval [low, high]}, tasks [{name, and the same}], where rate and
-            interval (Wilson's, 95 %) are computed if missing and refused if they contradict the counts;
+            success {successes, episodes, rate, interval [low, high]}, tasks and suites [{name, and the same}], where
+            rate and interval (Wilson's, 95 %) are computed if missing and refused if they contradict the counts;
             curve {train [[step, loss] ...], validation [[step, loss] ...]};
             videos [{path or bytes_b64, caption, mime, success}], MP4 or WebM;
             stages [{name, seconds}], wall_seconds; diagnostics {name: text or number};

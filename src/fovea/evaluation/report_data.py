@@ -43,9 +43,10 @@ def check_report(data: Any) -> dict[str, Any]:
                 raise _wrong(f"{key}.{name}", "text or a number", value)
     if "success" in report:
         report["success"] = _success(_take(report, "success", "names with values", ""), "success")
-    for where, task in _rows(report, "tasks"):
-        _take(task, "name", "text", where)
-        task |= _success(task, where)
+    for key in ("suites", "tasks"):
+        for where, row in _rows(report, key):
+            _take(row, "name", "text", where)
+            row |= _success(row, where)
     for where, stage in _rows(report, "stages"):
         _take(stage, "name", "text", where)
         if _take(stage, "seconds", "a finite number", where) < 0:

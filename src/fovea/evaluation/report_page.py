@@ -30,9 +30,11 @@ def page(report: Mapping[str, Any], videos: Sequence[str]) -> str:
         report: as `check_report` returns it.
         videos: a data URI for each of report["videos"].
     """
+    suites = report.get("suites", ())
     sections = (
         _success(report),
-        _tasks(report),
+        _rates(suites if len(suites) > 1 else (), "suites", "Suite by suite", "Suite"),
+        _rates(report.get("tasks", ()), "tasks", "Task by task", "Task"),
         _videos(report, videos),
         _curve(report),
         _stages(report),
@@ -82,22 +84,23 @@ def _success(report: Mapping[str, Any]) -> str:
     )
 
 
-def _tasks(report: Mapping[str, Any]) -> str:
-    rows = [
-        f'<tr><th scope="row">{escape(task["name"])}</th>'
-        f'<td class="number">{_percent(task["rate"])} <small>{task["successes"]}/{task["episodes"]}</small></td>'
-        f'<td class="range"><div><span>{_interval(task["interval"])}</span>'
-        f"{whisker(task['rate'], *task['interval'])}</div></td></tr>"
-        for task in report.get("tasks", ())
+def _rates(rows: Sequence[Mapping[str, Any]], name: str, title: str, column: str) -> str:
+    """A table of success rates with their intervals, as one section."""
+    lines = [
+        f'<tr><th scope="row">{escape(row["name"])}</th>'
+        f'<td class="number">{_percent(row["rate"])} <small>{row["successes"]}/{row["episodes"]}</small></td>'
+        f'<td class="range"><div><span>{_interval(row["interval"])}</span>'
+        f"{whisker(row['rate'], *row['interval'])}</div></td></tr>"
+        for row in rows
     ]
-    if not rows:
+    if not lines:
         return ""
     return _section(
-        "tasks",
-        "Task by task",
-        '<table class="tasks"><thead><tr><th scope="col">Task</th><th scope="col" class="number">Success</th>'
+        name,
+        title,
+        f'<table class="tasks"><thead><tr><th scope="col">{column}</th><th scope="col" class="number">Success</th>'
         f'<th scope="col" class="range"><div><span>95&nbsp;% interval</span>{_scale()}</div></th></tr></thead>',
-        f"<tbody>{''.join(rows)}</tbody></table>",
+        f"<tbody>{''.join(lines)}</tbody></table>",
     )
 
 

@@ -4,7 +4,6 @@ One answer for each message, whatever carries them (a pipe, Ray): an `EpisodeSta
 an episode, an action (7,) goes on with it; the answer is ("observe", observation), ("done", record) or ("error", text).
 """
 
-import signal
 import time
 from collections.abc import Generator
 from multiprocessing.connection import Connection
@@ -124,7 +123,6 @@ class Simulator:
 
 def serve(pipe: Connection, render: dict[str, Any]) -> None:
     """A simulator at the end of a pipe, until the parent sends None."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends the workers
     simulator = Simulator(render)
     pipe.send(simulator.ready())
     while (message := pipe.recv()) is not None:

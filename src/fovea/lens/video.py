@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fovea.data.files import full_disk_named
 from fovea.errors import FoveaError
 
 
@@ -21,7 +22,7 @@ def write_video(frames: Iterable[NDArray[np.uint8]], path: Path, *, fps: int = 2
         quality: x264's constant rate factor; 18 looks lossless, 27 is small.
 
     Raises:
-        FoveaError: without a frame, or for frames of odd or changing size.
+        FoveaError: without a frame, for frames of odd or changing size, or on a full disk.
     """
     import av
 
@@ -30,7 +31,10 @@ def write_video(frames: Iterable[NDArray[np.uint8]], path: Path, *, fps: int = 2
     part = path.with_suffix(".part.mp4")
     size: tuple[int, ...] | None = None
     try:
-        with av.open(str(part), "w", options={"movflags": "+faststart"}) as container:
+        with (
+            full_disk_named(path),
+            av.open(str(part), "w", options={"movflags": "+faststart"}) as container,
+        ):
             options = {"crf": str(quality), "preset": "medium"}
             stream = container.add_stream("libx264", rate=fps, options=options)
             stream.pix_fmt = "yuv420p"

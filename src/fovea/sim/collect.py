@@ -6,7 +6,6 @@ at the end.
 """
 
 import dataclasses
-import json
 import multiprocessing
 import queue
 import shutil
@@ -21,6 +20,7 @@ from fovea import __version__
 from fovea.data.files import read_json
 from fovea.data.staging import StagedEpisodes, check_same, claim, is_validation, write_episode
 from fovea.errors import FoveaError
+from fovea.processes import ctrl_c_stays_here
 from fovea.progress import progress_bar
 from fovea.sim.disturb import Disturbance
 from fovea.sim.env import LiberoEnv
@@ -154,14 +154,10 @@ def run(config: CollectConfig) -> dict[str, Any]:
 
 
 def _summary(config: CollectConfig, meta: dict[str, Any]) -> dict[str, Any]:
-    info = json.loads((config.out / "meta" / "info.json").read_text())
-    return {
-        "out": str(config.out),
-        "episodes": info["total_episodes"],
-        "frames": info["total_frames"],
-        "rejected": meta["rejected"],
-        "rejected_by_task": meta.get("rejected_by_task", {}),
-    }
+    from fovea.data.record import totals
+
+    counts = {"rejected": meta["rejected"], "rejected_by_task": meta.get("rejected_by_task", {})}
+    return totals(config.out) | counts
 
 
 def _jobs(config: CollectConfig) -> list[Job]:
@@ -208,7 +204,7 @@ def _work(config: CollectConfig, staging: Path, chunks: list[list[Job]]) -> Iter
         )
         for share in shares
     ]
-    with single_threaded_children():
+    with single_threaded_children(), ctrl_c_stays_here():
         for process in processes:
             process.start()
     try:
