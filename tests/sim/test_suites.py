@@ -10,7 +10,7 @@ import pytest
 
 from fovea.cli import main
 from fovea.errors import FoveaError
-from fovea.sim import get_task, get_tasks, list_suites, registry
+from fovea.sim import EpisodeStart, LiberoEnv, get_task, get_tasks, list_suites, registry
 from fovea.sim.gl import prepare_gl
 
 JOINTS = {  # hinges and slides of the furniture that LIBERO's scenes hold
@@ -87,6 +87,28 @@ def test_what_the_policy_is_told(suite, task, instruction):
 def test_language_suites_never_repeat_the_original_sentence(suite):
     original = {task.language for task in get_tasks(registry.suite(suite).base)}
     assert not original & {task.language for task in get_tasks(suite)}
+
+
+@pytest.mark.parametrize(
+    ("suite", "task"),
+    [
+        ("libero_goal_lan", 6),
+        ("libero_goal_object", 4),
+        ("libero_object_task", 0),
+        ("libero_object_with_mug", 3),
+        ("libero_spatial_swap", 2),
+        ("libero_mine", 1),
+        ("libero_study_table", 0),
+    ],
+)
+def test_a_scene_of_every_kind_starts(suite, task):
+    env = LiberoEnv(suite, task)
+    env.reset(EpisodeStart(suite, task, env.init_state_count - 1))
+    assert env.instruction == get_task(suite, task).language
+    assert env.max_steps == get_task(suite, task).max_steps
+    assert not env.success
+    assert np.isfinite(env.data.qpos).all()
+    env.close()
 
 
 def test_a_task_by_number_and_by_name():

@@ -1,11 +1,12 @@
 """Tasks that no published policy was trained on, made from LIBERO's: `python -m fovea.sim.unseen` writes them.
 
 `fovea_unseen`: the ten unseen tasks of EF-VLA (Table 3), which the paper made from LIBERO-90 tasks by changing
-instruction, type and colour of the target in the BDDL files, but did not publish. Which scenes it used is our guess.
+instruction, type and colour of the target in the BDDL files. It does not name the scenes: they are our choice.
 `libero_object_holdout`: libero_object's scenes with the targets that `fovea reproduce first` holds out of training,
 and object positions drawn anew.
 
-Every task gets seeded initial states: no physics runs before they are stored, so every machine writes the same files.
+Every task gets seeded initial states as they were drawn: physics only decides which draws are taken, so that a second
+run writes the same files, bit for bit.
 """
 
 from __future__ import annotations
