@@ -21,12 +21,14 @@ class Place:
 
     OVER, WITHIN = 0.05, 0.012  # distances from the spot between which the object sinks
     RELEASE = 0.018  # from the spot, near enough to let go
+    DROP = 0.03  # above the support, low enough to let go of what touches the goal already
     HOVER = 0.03  # above what stands at the destination
     OUTSIDE = 0.22  # before a place with a roof
 
-    def __init__(self, scene: Scene, destination: Destination) -> None:
-        self.scene, self.destination = scene, destination
+    def __init__(self, scene: Scene, predicate: Sequence[str], destination: Destination) -> None:
+        self.scene, self.predicate, self.destination = scene, predicate, destination
         self.name = destination.name
+        self._releasing = False
         self._placement: Placement | None = None
         self._entry, self._gap = DOWN, 0.0
 
@@ -34,6 +36,7 @@ class Place:
         """Choose the spot for an object that was just grasped with the hand at rotation `hand`."""
         self._placement = self.destination.choose(hand)
         self._entry, self._gap = self.destination.entry(), self.destination.gap
+        self._releasing = False
 
     def act(self) -> Array:
         """(7,) next action while the object is held."""
@@ -51,8 +54,10 @@ class Place:
         ahead, aside = split(error, self._entry)
         twist = float(np.linalg.norm(turn_between(scene.rotation, placement.rotation)))
         gap = float(scene.points(self.name)[:, 2].min()) - support
-        low = gap < self._gap + 0.006 or (gap < 0.03 and scene.rests(self.name))
-        if aside < self.RELEASE and ahead < 0.02 and twist < 0.25 and low:
+        low = gap < self._gap + 0.006 or (gap < self.DROP and scene.rests(self.name))
+        there = aside < self.RELEASE and ahead < 0.02 and twist < 0.25 and low
+        self._releasing |= there or (gap < self.DROP + 0.015 * goal.inside and scene.holds(self.predicate))
+        if self._releasing:
             return move(scene, scene.position, placement.rotation, OPEN)
         share = np.clip((aside - self.WITHIN) / (self.OVER - self.WITHIN), 0.0, 1.0)
         share = max(share, np.clip((twist - 0.2) / 0.3, 0.0, 1.0))
@@ -108,7 +113,7 @@ class PickAndPlace:
     def __init__(self, scene: Scene, predicate: Sequence[str], share: tuple[int, int] = (0, 1)) -> None:
         self.scene, self.predicate, self.name = scene, predicate, predicate[1]
         self.destination = Destination(scene, self.name, predicate[2], share)
-        self.place = Place(scene, self.destination)
+        self.place = Place(scene, predicate, self.destination)
         self._pick: Pick | None = None
         self._grip, self._leaving, self._placing = 0, 0, False
 

@@ -5,7 +5,6 @@ import pytest
 
 from fovea.sim import EpisodeStart, LiberoEnv
 from fovea.sim.expert import Expert, UnsupportedGoal
-from fovea.sim.expert.grasp import down, nearest_down, turn_between
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +74,3 @@ def test_a_goal_without_a_skill_is_refused_by_name(env):
     env.sim_env.parsed_problem["goal_state"] = [["open", "basket_1"]]
     with pytest.raises(UnsupportedGoal, match=r"got \(open basket_1\)"):
         Expert(env)
-
-
-def test_the_hand_turns_the_shorter_way():
-    current = down(np.pi / 2)
-    for yaw in np.linspace(-3, 3, 13):
-        turn = turn_between(current, nearest_down(current, float(yaw)))
-        assert np.linalg.norm(turn) <= np.pi / 2 + 1e-6
