@@ -101,7 +101,7 @@ def run(config: BenchExpertsConfig) -> dict[str, Any]:
     played = {(record["task_id"], record["state"]): record for record in _read(config.file)}
     wanted = [(task, state) for task in config.task_ids for state in range(config.states)]
     missing = [pair for pair in wanted if pair not in played]
-    with progress_bar() as bar:
+    with progress_bar(visible=not config.json) as bar:
         job = bar.add_task(config.suite, total=len(wanted), completed=len(wanted) - len(missing), note="")
         for records in _play_all(config, missing):
             _append(config.file, records)
