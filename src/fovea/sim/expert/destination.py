@@ -57,6 +57,18 @@ class Destination:
             return self.scene.object_position(self.target)
         return self.scene.site_position(self.target)
 
+    @property
+    def excess(self) -> float:
+        """Metres by which the object, standing inside the region as it stands now, would be too tall for the goal.
+
+        LIBERO asks whether the object's origin lies in the region's box.
+        """
+        if not self.inside:
+            return 0.0
+        scene, half = self.scene, self._half_sizes()[2]
+        origin = scene.object_position(self.name)[2] - float(scene.points(self.name)[:, 2].min())
+        return float(self.support(self.middle[:2]) + origin - self.middle[2] - half)
+
     def support(self, xy: Array, reach: float = 0.03) -> float:
         """Height of what would hold the object up at a spot."""
         scene = self.scene
@@ -106,7 +118,7 @@ class Destination:
                 )
                 if best is None or cost < best[0]:
                     best = cost, Placement(spot, rotation)
-        assert best is not None
+        assert best is not None  # there is always a spot and an angle
         return best[1]
 
     def _lies_flat(self) -> bool:
@@ -117,7 +129,7 @@ class Destination:
     def _spots(self) -> list[Array]:
         if self.region is None:
             return [np.zeros(2)]
-        half = self._half_sizes()
+        half = self._half_sizes()[:2]
         number, count = self._share
         spots = [np.array([x, y]) * half for x in GRID for y in GRID]
         if count == 1:
@@ -127,10 +139,10 @@ class Destination:
         return [spot for spot in spots if spot[long] * side > 0.3 * half[long]]
 
     def _half_sizes(self) -> Array:
-        """(2,) half the extent of the region along x and y."""
+        """(3,) half the extent of the region along the axes of the world."""
         assert self.region is not None
         matrix = np.array(self.scene.data.site(self.target).xmat).reshape(3, 3)
-        return np.asarray(np.abs(matrix @ np.asarray(self.region.size, np.float64))[:2])
+        return np.asarray(np.abs(matrix @ np.asarray(self.region.size, np.float64)))
 
     @staticmethod
     def _angles(hand: Array) -> list[float]:

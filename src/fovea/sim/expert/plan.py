@@ -84,6 +84,12 @@ def _placing(scene: Scene, part: tuple[str, ...], goal: Sequence[tuple[str, ...]
         return [Drag(scene, part)]
     together = [other[1] for other in goal if other[0] in ("on", "in") and other[2] == target]
     place = PickAndPlace(scene, part, (together.index(name), len(together)))
+    if place.destination.excess > 0:
+        raise UnsupportedGoal(
+            f"expected an object that can stand where the goal wants it, got {name} whose middle would be "
+            f"{100 * place.destination.excess:.1f} cm above {target}: it would have to be laid down, and there is no "
+            "skill for that; choose another task or bring your own demonstrations"
+        )
     if _joint(scene, target) == "drawer":
         return [Unless(part, OpenDrawer(scene, ("open", target))), place]
     return [place]
