@@ -66,7 +66,7 @@ def require_h5py() -> Any:
         import h5py
     except ModuleNotFoundError as error:
         raise FoveaError(
-            "reading HDF5 needs h5py, which is not installed: `pip install 'h5py>=3.11'`"
+            "reading HDF5 needs h5py, which is not installed: `pip install 'lerobot_policy_fovea[libero]'`"
         ) from error
     return h5py
 
