@@ -6,6 +6,7 @@ pictures of a given pose. One thread for everything, so that figures are per cor
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -193,12 +194,13 @@ class PeerProcess:
         return self.answer()
 
     def ask(self, name: str, *arguments: Any) -> None:
-        self._pipe.send((name, arguments))
+        with contextlib.suppress(OSError):  # a process that has died is found when it is to answer
+            self._pipe.send((name, arguments))
 
     def answer(self) -> Any:
         try:
             kind, content = self._pipe.recv()
-        except EOFError as error:
+        except (EOFError, OSError) as error:
             self._process.join()
             raise FoveaError(
                 f"the process that simulates with {self.kind} died (exit code {self._process.exitcode}); what it "
