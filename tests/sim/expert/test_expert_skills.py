@@ -91,5 +91,5 @@ def test_two_things_for_one_place_get_a_side_each(goal_env):
     cook = "flat_stove_1_cook_region"
     start(goal_env, ("on", BOWL, cook), ("on", "cream_cheese_1", cook))
     first, second = (skill.destination for skill in plan(Scene(goal_env)))
-    sides = [{tuple(np.sign(spot[:1])) for spot in place._spots()} for place in (first, second)]
+    sides = [{tuple(np.sign(spot[:1])) for spot in place.spots()} for place in (first, second)]
     assert sides[0].isdisjoint(sides[1])

@@ -90,7 +90,7 @@ class Destination:
         obstacles = obstacles[np.linalg.norm(obstacles - self.middle, axis=1) < NEAR]
         best: tuple[float, Placement] | None = None
         entry = self.entry()
-        for spot in self._spots():
+        for spot in self.spots():
             xy = self.middle[:2] + spot
             support = self.support(xy)
             tall = obstacles[obstacles[:, 2] > support + 0.012]
@@ -126,7 +126,8 @@ class Destination:
         assert self.region is not None
         return min(float(s) for s in self.region.size) < 0.01
 
-    def _spots(self) -> list[Array]:
+    def spots(self) -> list[Array]:
+        """(2,) places within the region to try, from its middle."""
         if self.region is None:
             return [np.zeros(2)]
         half = self._half_sizes()[:2]
