@@ -246,6 +246,6 @@ def test_unknown_camera(object_env):
 
 
 def test_settings_are_checked():
-    for wrong in ({"image_size": 4}, {"target_error": -0.1}, {"msaa": -1}):
+    for wrong in ({"image_size": 4}, {"target_error": -0.1}, {"error_max": 0}, {"msaa": -1}):
         with pytest.raises(FoveaError, match=next(iter(wrong))):
             RenderSettings(**wrong)

@@ -33,19 +33,20 @@ def cache_folder() -> Path:
     return cache_root() / "assets"
 
 
-def lighten(spec: mujoco.MjSpec, *, target_error: float, texture_max: int) -> None:
+def lighten(spec: mujoco.MjSpec, *, target_error: float, error_max: float, texture_max: int) -> None:
     """Point the scene's visual-only meshes and its large textures at light copies, making those that miss.
 
     Args:
         spec: a parsed scene, edited in place.
         target_error: how far a surface may move, as a fraction of its extent; 0 keeps all meshes.
+        error_max: how far at most, in metres: it decides for furniture and rooms.
         texture_max: the longest side of a 2-D texture, in pixels; 0 keeps all textures.
     """
     if target_error > 0:
         physical = _physical_meshes(spec)
         for mesh in spec.meshes:
             if mesh.file and mesh.name not in physical:
-                _lighten_mesh(mesh, target_error)
+                _lighten_mesh(mesh, target_error, error_max)
     if texture_max > 0:
         for texture in spec.textures:
             if texture.file:
@@ -67,17 +68,19 @@ def _physical_meshes(spec: mujoco.MjSpec) -> set[str]:
     return names
 
 
-def _lighten_mesh(mesh: mujoco.MjsMesh, target_error: float) -> None:
+def _lighten_mesh(mesh: mujoco.MjsMesh, *errors: float) -> None:
     scale = [float(s) for s in mesh.scale]
     pose = [float(x) for x in (*mesh.refpos, *mesh.refquat)]
-    key = _key("mesh", _content(mesh.file), scale, pose, int(mesh.smoothnormal), target_error, MIN_FACES)
-    path = _kept(key, ".msh", lambda: _light_mesh_bytes(mesh.file, scale, pose, target_error))
+    key = _key("mesh", _content(mesh.file), scale, pose, int(mesh.smoothnormal), errors, MIN_FACES)
+    path = _kept(key, ".msh", lambda: _light_mesh_bytes(mesh.file, scale, pose, *errors))
     if path.stat().st_size:  # an empty file says: keep the original
         mesh.file, mesh.content_type = str(path), ""
         mesh.scale, mesh.refpos, mesh.refquat = [1, 1, 1], [0, 0, 0], [1, 0, 0, 0]
 
 
-def _light_mesh_bytes(file: str, scale: list[float], pose: list[float], target_error: float) -> bytes:
+def _light_mesh_bytes(
+    file: str, scale: list[float], pose: list[float], target_error: float, error_max: float
+) -> bytes:
     """A simplified copy in MuJoCo's binary mesh format, or nothing when there is no gain."""
     import mujoco
 
@@ -95,7 +98,8 @@ def _light_mesh_bytes(file: str, scale: list[float], pose: list[float], target_e
         (model.mesh_normal @ turn)[model.mesh_facenormal],
         model.mesh_texcoord[model.mesh_facetexcoord] if model.mesh_texcoordnum[0] else None,
     )
-    light = simplify(full, target_error=target_error, min_faces=MIN_FACES)
+    extent = float(np.ptp(full.vertices, axis=0).max())
+    light = simplify(full, target_error=min(target_error, error_max / extent), min_faces=MIN_FACES)
     return _msh_bytes(light) if len(light.faces) <= KEPT_FRACTION * model.nmeshface else b""
 
 

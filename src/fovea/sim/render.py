@@ -26,6 +26,7 @@ class RenderSettings:
     Args:
         image_size: side of the square picture, pixels.
         target_error: how far a visual mesh may be simplified, as a fraction of its extent (0: not at all).
+        error_max: how far at most, metres; a large mesh, such as a table, would lose its edges otherwise.
         texture_max: longest side of a texture, pixels (0: as shipped).
         msaa: samples a pixel; 0 is faster but costs 5 dB of PSNR.
         shadows: draw shadow maps where a light casts shadows (in LIBERO's scenes none does).
@@ -35,6 +36,7 @@ class RenderSettings:
 
     image_size: int = 128
     target_error: float = 0.005
+    error_max: float = 0.002
     texture_max: int = 1024
     msaa: int = 4
     shadows: bool = True
@@ -46,6 +48,8 @@ class RenderSettings:
             raise FoveaError(f"image_size is 16 to 2048 pixels, got {self.image_size}")
         if not 0 <= self.target_error < 1:
             raise FoveaError(f"target_error is a fraction from 0 to 1, got {self.target_error}")
+        if not self.error_max > 0:
+            raise FoveaError(f"error_max is more than 0 metres, got {self.error_max}")
         if self.texture_max < 0 or self.msaa < 0:
             raise FoveaError(f"texture_max and msaa are 0 or more, got {self.texture_max} and {self.msaa}")
 
@@ -60,7 +64,12 @@ class RenderSettings:
 
         spec = mujoco.MjSpec.from_string(xml)
         if not self.stock:
-            lighten(spec, target_error=self.target_error, texture_max=self.texture_max)
+            lighten(
+                spec,
+                target_error=self.target_error,
+                error_max=self.error_max,
+                texture_max=self.texture_max,
+            )
         model = spec.compile()
         model.vis.global_.offwidth = model.vis.global_.offheight = self.image_size
         if not self.stock:
