@@ -127,6 +127,7 @@ def run(config: FirstConfig) -> dict[str, Any]:
     starts = drawn(
         SUITE, [t.task_id for t in tasks], config.episodes, seed=EVALUATION_SEED, targets=_targets()
     )
+    collected.pop("out")  # where the data lie is this machine's business
     outcome: dict[str, Any] = {"collected": collected, "methods": {}}
     for method, fusion in METHODS.items():
         name = method.lower()
