@@ -7,10 +7,12 @@ from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
 from fovea.sim.expert.grasp import HOME_YAW, hand_clearance, turn_between
+from fovea.sim.expert.reach import can_reach
 from fovea.sim.expert.scene import Array, Scene
 
 NEAR = 0.35  # obstacles farther than this from the goal do not matter
 SILHOUETTE = 80  # points of the object that are compared with obstacles
+CHECKED = 40  # placements, best first, of which the first within reach is taken
 GRID = np.linspace(-0.7, 0.7, 5)  # spots within a region, in half sizes
 GAP, WALLED_GAP = 0.004, 0.02
 DOWN = np.array([0.0, 0.0, -1.0])
@@ -69,6 +71,12 @@ class Destination:
         origin = scene.object_position(self.name)[2] - float(scene.points(self.name)[:, 2].min())
         return float(self.support(self.middle[:2]) + origin - self.middle[2] - half)
 
+    def resting_place(self) -> Array:
+        """(3,) where the object's origin will be when it is let go in the middle."""
+        scene, xy = self.scene, self.middle[:2]
+        height = scene.object_position(self.name)[2] - float(scene.points(self.name)[:, 2].min())
+        return np.array([*xy, self.support(xy) + self.gap + height])
+
     def support(self, xy: Array, reach: float = 0.03) -> float:
         """Height of what would hold the object up at a spot."""
         scene = self.scene
@@ -88,7 +96,7 @@ class Destination:
         points = points[:: max(1, len(points) // SILHOUETTE)] - held
         obstacles = scene.obstacles(self.name)
         obstacles = obstacles[np.linalg.norm(obstacles - self.middle, axis=1) < NEAR]
-        best: tuple[float, Placement] | None = None
+        found: list[tuple[float, Placement, Array]] = []
         entry = self.entry()
         for spot in self.spots():
             xy = self.middle[:2] + spot
@@ -112,14 +120,15 @@ class Destination:
                     0.1 * float(np.linalg.norm(turn_between(scene.rotation, rotation)))
                     + 0.3 * max(0.0, home - 1.7)
                     + 6 * scene.stretch(position)
+                    + 0.5 * _contortion(rotation)
                     + 2.0 * float(np.linalg.norm(spot))
                     + 20 * max(0.0, 0.015 - room)
                     + 30 * max(0.0, 0.012 - free)
                 )
-                if best is None or cost < best[0]:
-                    best = cost, Placement(spot, rotation)
-        assert best is not None  # there is always a spot and an angle
-        return best[1]
+                found.append((cost, Placement(spot, rotation), position))
+        found.sort(key=lambda entry: entry[0])
+        reachable = (p for _, p, at in found[:CHECKED] if can_reach(scene, at, p.rotation))
+        return next(reachable, found[0][1])
 
     def _lies_flat(self) -> bool:
         """Whether the region is a surface rather than a room."""
@@ -169,3 +178,16 @@ class Destination:
 
         sides = [np.array([np.cos(a), np.sin(a)]) for a in (0, np.pi / 2, np.pi, -np.pi / 2)]
         return np.array([*-min(sides, key=blocked), 0.0])
+
+
+def _contortion(rotation: Array) -> float:
+    """How far a hand (3, 3) that leans sideways is from the way in which the wrist can lean: 0 to 1.
+
+    The arm stands behind the table, and its wrist's joints end soon when the fingers point left or right with the
+    hand's back turned. The angles at the end may be fine, but the way there leads into a limit.
+    """
+    lean = float(np.linalg.norm(rotation[:2, 2]))
+    if lean < 0.1:
+        return 0.0
+    x, pointing = rotation[:2, 0], rotation[:2, 2] / lean
+    return float(max(0.0, -x @ np.array([pointing[1], -pointing[0]])) * abs(pointing[1]))

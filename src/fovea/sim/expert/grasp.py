@@ -30,6 +30,8 @@ class Grasp:
         clearance: from the open fingers to the nearest other object.
         lean: angle by which the hand leans out of the vertical, about the closing axis: its fingers then point
             down and to the left of that axis' heading `yaw` (negative: to the right).
+        frame: (3, 3) rotation of the hand relative to the object's body, for an object that stands askew; `offset` is
+            then in the body's own frame too, and yaw, axis and lean do not count.
     """
 
     offset: Array
@@ -38,9 +40,12 @@ class Grasp:
     width: float
     clearance: float
     lean: float = 0.0
+    frame: Array | None = None
 
     def position(self, scene: Scene, name: str) -> Array:
         """(3,) grip-site position in the world."""
+        if self.frame is not None:
+            return scene.object_position(name) + scene.object_rotation(name) @ self.offset
         turn = Rotation.from_euler("z", heading(scene.object_rotation(name), self.axis)).as_matrix()
         return scene.object_position(name) + turn @ self.offset
 
@@ -71,6 +76,12 @@ def turn_between(current: Array, wanted: Array) -> Array:
 def nearest_down(current: Array, yaw: float) -> Array:
     """The downward rotation with closing axis `yaw` or `yaw + pi` that needs the smaller turn."""
     candidates = [down(yaw + k * np.pi) for k in (0, 1)]
+    return min(candidates, key=lambda r: float(np.linalg.norm(turn_between(current, r))))
+
+
+def nearer_side(current: Array, wanted: Array) -> Array:
+    """A rotation of the hand, or the same with the fingers exchanged: whichever needs the smaller turn."""
+    candidates = [wanted, wanted * np.array([-1.0, -1.0, 1.0])]
     return min(candidates, key=lambda r: float(np.linalg.norm(turn_between(current, r))))
 
 

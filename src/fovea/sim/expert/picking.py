@@ -43,6 +43,12 @@ class Pick:
             )
         self.attempt = 0
         self._closing, self._waiting, self._reopening = 0, 0, False
+        self._before, self._still = scene.position, 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether the fingers are not about to close, so that another plan would do no harm."""
+        return self._closing == 0
 
     @property
     def grasp(self) -> Grasp:
@@ -64,6 +70,12 @@ class Pick:
                 up = scene.position + np.array([0, 0, 0.03])
                 return move(scene, up, scene.rotation, OPEN)
             self._reopening = False
+        self._still = self._still + 1 if np.linalg.norm(scene.position - self._before) < 0.0015 else 0
+        self._before = scene.position
+        if self._still > self.PATIENCE and not self._closing:  # something is in the way
+            self.attempt, self._still = self.attempt + 1, 0
+            self.grasps = self._planner(scene, self.name) or self.grasps
+            target, rotation = self.grasp.position(scene, self.name), self.grasp.rotation(scene, self.name)
         approach = rotation[:, 2]
         error = target - scene.position
         ahead, aside = split(error, approach)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from fovea.sim.expert.destination import DOWN, Destination, Placement
 from fovea.sim.expert.grasp import Grasp, turn_between
@@ -140,7 +141,7 @@ class PickAndPlace:
         self._grip = self._grip + 1 if self._in_fingers() else 0
         if self.holding:
             if not self._placing:
-                self.place.begin(self._pick.grasp.rotation(scene, self.name))
+                self.place.begin(self._upright_hand(self._pick.grasp))
                 self._placing = True
             action = self.place.act()
             if action[6] < 0:
@@ -152,12 +153,32 @@ class PickAndPlace:
             gap = np.linalg.norm(scene.points(self.name) - scene.position, axis=1).min()
             self._leaving = 0 if gap > self.AWAY else self._leaving - 1
             return move(scene, scene.position - 0.05 * scene.rotation[:, 2], scene.rotation, OPEN)
+        if self._pick.idle and self._pose_changed():
+            self._pick = self._new_pick(self._pick.grasps)
         return self._pick.act()
 
+    def _upright_hand(self, grasp: Grasp) -> Array:
+        """(3, 3) the hand's rotation in this grasp once the object stands upright."""
+        hand = grasp.rotation(self.scene, self.name)
+        if grasp.frame is None:
+            return hand
+        up = self.scene.object_rotation(self.name)[:, 2]
+        axis = np.cross(up, UP)
+        angle = np.arccos(np.clip(up @ UP, -1, 1))
+        level = Rotation.from_rotvec(axis / (np.linalg.norm(axis) + 1e-9) * angle)
+        return np.asarray(level.as_matrix() @ hand)
+
+    def _pose_changed(self) -> bool:
+        """Whether the object tipped or sank since its grasps were planned."""
+        height, up = self.scene.object_position(self.name)[2], self.scene.object_rotation(self.name)[2]
+        return bool(abs(height - self._planned[0]) > 0.01 or np.abs(up - self._planned[1]).max() > 0.06)
+
     def _new_pick(self, earlier: Sequence[Grasp] = ()) -> Pick:
+        scene = self.scene
+        self._planned = scene.object_position(self.name)[2], scene.object_rotation(self.name)[2]
         if self.destination.entry() is not DOWN:
             return Pick(self.scene, self.name, plan_handle_grasps, earlier)
-        planner = partial(plan_any, goal=self.destination.middle[:2])
+        planner = partial(plan_any, goal=self.destination.resting_place())
         return Pick(self.scene, self.name, planner, earlier)
 
     def _in_fingers(self) -> bool:

@@ -15,16 +15,21 @@ from fovea.sim.expert.grasp import (
     hand_clearance,
     heading,
     leaning,
+    nearer_side,
     nearest_down,
     plan_grasps,
     turn_between,
 )
+from fovea.sim.expert.reach import can_reach
 from fovea.sim.expert.scene import Array, Scene
 
 RIM_BAND = 0.012  # points this far below the top belong to the rim
 RIM_DEPTH = 0.025  # grip site below the rim
 ANGLES = np.linspace(-np.pi, np.pi, 36, endpoint=False)
 LEANS = (0.0, 0.45, -0.45, 0.8, -0.8)
+UP = np.array([0.0, 0.0, 1.0])
+ASKEW = (0.2, 0.9)  # how upright a vessel is that leans on something: cosine of the angle
+SLANTS = (-0.9, -0.45, 0.0, 0.45, 0.9)
 HOLLOW = 0.025  # radius of an opening wide enough for a finger
 
 
@@ -34,9 +39,13 @@ def plan_any(scene: Scene, name: str, goal: Array | None = None) -> list[Grasp]:
     Args:
         scene: privileged view.
         name: object instance.
-        goal: (2,) where the object will go; grasps with which the arm reaches that place come first.
+        goal: (3,) where the object's origin will go; grasps with which the hand has room there, and which the arm
+            can reach, come first.
     """
-    if opening(scene.points(name))[1] > HOLLOW:
+    points, up = scene.points(name), scene.object_rotation(name)[:, 2]
+    if ASKEW[0] < up[2] < ASKEW[1]:
+        points = points @ scene.object_rotation(name)
+    if opening(points)[1] > HOLLOW:
         return plan_rim_grasps(scene, name, goal)
     return plan_grasps(scene, name) or plan_knob_grasps(scene, name)
 
@@ -67,17 +76,25 @@ def _grasp(
 def plan_rim_grasps(scene: Scene, name: str, goal: Array | None = None) -> list[Grasp]:
     """Grasps of a vessel's wall, one finger inside, best first; the hand leans away from what stands in its way."""
     points, obstacles = scene.points(name), scene.obstacles(name)
-    top = float(points[:, 2].max())
-    rim = points[points[:, 2] > top - RIM_BAND][:, :2]
-    centre, _ = opening(points)
+    up = scene.object_rotation(name)[:, 2]
+    if ASKEW[0] < up[2] < ASKEW[1] and (askew := plan_askew_grasps(scene, name)):
+        return askew
+    height = points @ (
+        up if up[2] >= ASKEW[1] else UP
+    )  # a vessel that stands a little askew has a slanting rim
+    rim = points[height > height.max() - RIM_BAND]
+    centre, _ = opening(np.c_[points[:, :2], height])
     scored: list[tuple[float, Grasp]] = []
     for lean in LEANS:
         for yaw in ANGLES:
             u = np.array([np.cos(yaw), np.sin(yaw)])
-            along, across = (rim - centre) @ u, np.abs((rim - centre) @ np.array([-u[1], u[0]]))
-            wall = along[(along > 0) & (across < 0.012)]
+            out = rim[:, :2] - centre
+            along, across = out @ u, np.abs(out @ np.array([-u[1], u[0]]))
+            here = (along > 0) & (across < 0.012)
+            wall = along[here]
             if not len(wall) or np.ptp(wall) > 0.025:  # a gap, or a handle
                 continue
+            top = float(rim[here, 2].max())
             position = np.array([*(centre + u * (wall.max() + wall.min()) / 2), top - RIM_DEPTH])
             if lean == 0:
                 rotation = nearest_down(scene.rotation, yaw)
@@ -87,14 +104,59 @@ def plan_rim_grasps(scene: Scene, name: str, goal: Array | None = None) -> list[
                 room = hand_clearance(position, rotation, obstacles)
             turn = float(np.linalg.norm(turn_between(scene.rotation, rotation)))
             far = float(np.linalg.norm(position[:2] - scene.position[:2]))
-            stretch = scene.stretch(position)
+            stretch, tight = scene.stretch(position), 0.0
             if goal is not None:
-                stretch += scene.stretch(goal + position[:2] - centre)
-            cost = 0.12 * turn + 40 * max(0.0, 0.015 - room) + 0.3 * far + 0.1 * abs(lean) + 6 * stretch
+                there = goal + position - scene.object_position(name)
+                stretch += scene.stretch(there)
+                tight = max(0.0, 0.015 - hand_clearance(there, rotation, obstacles))
+            cost = (
+                0.12 * turn
+                + 40 * max(0.0, 0.015 - room)
+                + 0.3 * far
+                + 0.1 * abs(lean)
+                + 6 * stretch
+                + 20 * tight
+            )
             scored.append((cost, _grasp(scene, name, position, float(yaw), float(np.ptp(wall)), room, lean)))
         if any(grasp.clearance > 0.01 for _, grasp in scored):
             break
     return [grasp for _, grasp in sorted(scored, key=lambda pair: pair[0])]
+
+
+def plan_askew_grasps(scene: Scene, name: str) -> list[Grasp]:
+    """Rim grasps along the axis of a vessel that leans on something, best first; only those within reach."""
+    own, origin = scene.object_rotation(name), scene.object_position(name)
+    local = (scene.points(name) - origin) @ own
+    rim = local[local[:, 2] > local[:, 2].max() - RIM_BAND]
+    centre, _ = opening(local)
+    obstacles, table = scene.obstacles(name), scene.table_height()
+    tips = [np.array([x, 0.0, FINGER_LENGTH]) for x in (0.05, -0.05)]
+    scored: list[tuple[float, Grasp]] = []
+    for yaw in ANGLES:
+        u = np.array([np.cos(yaw), np.sin(yaw), 0.0])
+        along, across = (rim[:, :2] - centre) @ u[:2], np.abs((rim[:, :2] - centre) @ np.array([-u[1], u[0]]))
+        wall = along[(along > 0) & (across < 0.012)]
+        if not len(wall) or np.ptp(wall) > 0.025:
+            continue
+        offset = np.array([*(centre + u[:2] * (wall.max() + wall.min()) / 2), rim[:, 2].max() - RIM_DEPTH])
+        position, tangent = origin + own @ offset, np.cross(UP, u)
+        for angle in SLANTS:  # any approach within the wall's plane pinches the wall
+            approach = np.sin(angle) * tangent - np.cos(angle) * UP
+            frame = np.stack([u, np.cross(approach, u), approach], 1)
+            rotation = nearer_side(scene.rotation, own @ frame)
+            lowest = (
+                min(float((position + rotation @ corner)[2]) for corner in [*HAND_CORNERS, *tips]) - table
+            )
+            room = hand_clearance(position, rotation, obstacles)
+            turn = float(np.linalg.norm(turn_between(scene.rotation, rotation)))
+            lean = float(np.arccos(np.clip(-rotation[2, 2], -1, 1)))
+            cost = 0.12 * turn + 0.3 * lean + 40 * max(0.0, 0.012 - room) + 40 * max(0.0, 0.005 - lowest)
+            grasp = Grasp(offset, 0.0, 0, float(np.ptp(wall)), room, frame=frame)
+            scored.append((cost, grasp))
+    best = [grasp for _, grasp in sorted(scored, key=lambda pair: pair[0])[:20]]
+    return [
+        grasp for grasp in best if can_reach(scene, grasp.position(scene, name), grasp.rotation(scene, name))
+    ]
 
 
 def plan_knob_grasps(scene: Scene, name: str) -> list[Grasp]:
