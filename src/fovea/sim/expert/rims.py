@@ -11,7 +11,6 @@ from fovea.sim.expert.grasp import (
     YAWS,
     Grasp,
     clearance,
-    down,
     hand_clearance,
     heading,
     leaning,
@@ -217,6 +216,3 @@ def plan_handle_grasps(scene: Scene, name: str) -> list[Grasp]:
             cost = 40 * (max(0.0, 0.015 - room) + max(0.0, 0.01 - lowest)) + 0.2 * abs(aside) - 0.1 * lean
             scored.append((cost, _grasp(scene, name, middle, yaw, 0.02, room, lean)))
     return [grasp for _, grasp in sorted(scored, key=lambda pair: pair[0])]
-
-
-__all__ = ["down", "opening", "plan_any", "plan_handle_grasps", "plan_knob_grasps", "plan_rim_grasps"]
