@@ -80,9 +80,8 @@ class FirstConfig:
     def policy(self, fusion: str) -> "EFVLAConfig":
         """One method: sizes, encoder, positions and optimiser are shared.
 
-        What only early fusion has is set for it: a temperature sharp enough to point (0.035 puts 0.83 of a noun's
-        weight on its object in the wrist camera, the encoder's own 0.069 puts 0.72), and dropouts of what names the
-        target, the pooled text and the patches' content, so that it learns to follow the place that the words point
+        What only early fusion has is set for it: a temperature half the encoder's own, so that a word's weight
+        lies on its object and not around it, and dropouts of what names the target, the pooled text and the patches' content, so that it learns to follow the place that the words point
         at. Late fusion has no other way to know the target: it keeps both.
         """
         from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
