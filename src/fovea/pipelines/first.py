@@ -81,8 +81,9 @@ class FirstConfig:
         """One method: sizes, encoder, positions and optimiser are shared.
 
         What only early fusion has is set for it: a temperature half the encoder's own, so that a word's weight
-        lies on its object and not around it, and dropouts of what names the target, the pooled text and the patches' content, so that it learns to follow the place that the words point
-        at. Late fusion has no other way to know the target: it keeps both.
+        lies on its object and not around it, and dropouts of what names the target, the pooled text and the
+        patches' content, so that it learns to follow the place that the words point at. Late fusion has no
+        other way to know the target: it keeps both.
         """
         from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 
