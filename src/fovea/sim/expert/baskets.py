@@ -3,7 +3,7 @@
 import numpy as np
 
 from fovea.sim.expert.grasp import HOME_YAW, nearest_down
-from fovea.sim.expert.motion import CLOSE, EMPTY_OPENING, OPEN, move
+from fovea.sim.expert.motion import CLOSE, EMPTY_OPENING, OPEN, Carrier, move
 from fovea.sim.expert.picking import Pick
 from fovea.sim.expert.scene import Array, Scene
 
@@ -69,7 +69,7 @@ class PlaceIn:
         return move(self.scene, self.scene.position + np.array([0, 0, 0.05]), self.scene.rotation, OPEN)
 
 
-class PickAndPlaceIn:
+class PickAndPlaceIn(Carrier):
     """Pick an object and put it into a container, again if it is lost on the way."""
 
     def __init__(self, scene: Scene, name: str, region: str, container: str) -> None:
@@ -77,16 +77,6 @@ class PickAndPlaceIn:
         self.pick = Pick(scene, name)
         self.place = PlaceIn(scene, name, region, container)
         self._grip, self._left = 0, False
-
-    @property
-    def holding(self) -> bool:
-        """Whether the fingers have closed on the object and rest on it."""
-        return self._grip >= 3
-
-    @property
-    def distance(self) -> float:
-        """From the grip site to the object, metres."""
-        return float(np.linalg.norm(self.scene.object_position(self.name) - self.scene.position))
 
     @property
     def finished(self) -> bool:

@@ -43,3 +43,24 @@ def split(error: Array, axis: Array) -> tuple[float, float]:
     """Signed part of an error along a unit axis, and the size of the rest."""
     along = float(error @ axis)
     return along, float(np.linalg.norm(error - along * axis))
+
+
+class Carrier:
+    """A skill that takes an object somewhere: whether it has it, and how far away it is.
+
+    A subclass counts in `_grip` the steps for which the object has been between the fingers.
+    """
+
+    scene: Scene
+    name: str
+    _grip: int
+
+    @property
+    def holding(self) -> bool:
+        """Whether the fingers have closed on the object and rest on it."""
+        return self._grip >= 3
+
+    @property
+    def distance(self) -> float:
+        """From the grip site to the object, metres."""
+        return float(np.linalg.norm(self.scene.object_position(self.name) - self.scene.position))

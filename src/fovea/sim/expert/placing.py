@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from fovea.sim.expert.destination import DOWN, Destination, Placement
 from fovea.sim.expert.grasp import Grasp, turn_between
-from fovea.sim.expert.motion import CLOSE, EMPTY_OPENING, OPEN, UP, highest_on_way, move, split
+from fovea.sim.expert.motion import CLOSE, EMPTY_OPENING, OPEN, UP, Carrier, highest_on_way, move, split
 from fovea.sim.expert.picking import Pick
 from fovea.sim.expert.rims import plan_any, plan_handle_grasps
 from fovea.sim.expert.scene import Array, Scene
@@ -100,7 +100,7 @@ class Place:
         return action
 
 
-class PickAndPlace:
+class PickAndPlace(Carrier):
     """Pick an object and bring it to where the goal wants it, again if it is lost on the way.
 
     Args:
@@ -117,16 +117,6 @@ class PickAndPlace:
         self.place = Place(scene, predicate, self.destination)
         self._pick: Pick | None = None
         self._grip, self._leaving, self._placing = 0, 0, False
-
-    @property
-    def holding(self) -> bool:
-        """Whether the fingers have closed on the object and rest on it."""
-        return self._grip >= 3
-
-    @property
-    def distance(self) -> float:
-        """From the grip site to the object, metres."""
-        return float(np.linalg.norm(self.scene.object_position(self.name) - self.scene.position))
 
     @property
     def finished(self) -> bool:
