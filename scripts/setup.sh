@@ -151,4 +151,6 @@ if [ ! -x .venv/bin/fovea ]; then
     quiet=
     say "installing the locked environment into .venv with $("$uv" --version): about 3 GB to download the first time"
 fi
-"$uv" sync --frozen --extra libero $quiet || fail "uv could not install the environment: see above"
+extras=(--extra libero --inexact) # the demo leaves extras alone that were installed before
+if $with_tests; then extras=(--all-extras); fi
+"$uv" sync --frozen "${extras[@]}" $quiet || fail "uv could not install the environment: see above"

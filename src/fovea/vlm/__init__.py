@@ -1,0 +1,1 @@
+"""Small vision-language models that condition a policy (VLA-Adapter, FocusVLA)."""
