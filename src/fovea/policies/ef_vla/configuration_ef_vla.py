@@ -45,6 +45,9 @@ class EFVLAConfig(PreTrainedConfig):
             image-text temperature tau; None takes them from the encoder.
         word_positions: None uses the words of the instruction and nothing else; a number uses that many first
             text positions, start, end and padding included (OTTER's release: 15).
+        vision: `frozen` (features may be cached); `finetune` trains the encoder with the policy, end to end;
+            `scratch` trains a small vision transformer in place of its picture tower (the ablation
+            "w/o CLIP vision").
 
         fusion: `early` (EF-VLA, eq. 1) or `late` (LF-VLA: all patches go to the pooling).
         value_positions: where-information on the patches that are collected: none, sincos1d, sincos2d.
@@ -94,6 +97,7 @@ class EFVLAConfig(PreTrainedConfig):
     encoder_grid: tuple[int, int] | None = None
     temperature: float | None = None
     word_positions: int | None = None
+    vision: Literal["frozen", "finetune", "scratch"] = "frozen"
 
     fusion: Literal["early", "late"] = "early"
     value_positions: Literal["none", "sincos1d", "sincos2d"] = "sincos2d"
@@ -174,6 +178,7 @@ class EFVLAConfig(PreTrainedConfig):
 
     def _check_choices(self) -> None:
         choices = {
+            "vision": ("frozen", "finetune", "scratch"),
             "fusion": ("early", "late"),
             "value_positions": ("none", "sincos1d", "sincos2d"),
             "value_join": ("add", "concat"),
@@ -224,6 +229,11 @@ class EFVLAConfig(PreTrainedConfig):
             "n_heads": 4,
         }
         return cls(**{**sizes, **changes})
+
+    @property
+    def uses_pixels(self) -> bool:
+        """Whether the policy must see pictures: its vision is trained, so cached features would be wrong."""
+        return self.vision != "frozen"
 
     @property
     def camera_keys(self) -> list[str]:
