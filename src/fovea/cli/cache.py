@@ -11,7 +11,7 @@ class Config:
     """Which features of which data set."""
 
     dataset: Path  # folder of a LeRobot data set, as `fovea collect` writes it
-    encoder: str = "tiny"  # tiny, tiny:FOLDER, or an open_clip name such as ViT-B-32/openai
+    encoder: str = "tiny"  # tiny, tiny:FOLDER, ViT-B-32/openai, dinov2, siglip, dinov2+siglip, timm/NAME
     tap: str | None = None  # where patches are read (attn_qk, attn_qq, out); the encoder's own when not given
     workers: int = 2  # threads that encode at the same time
     batch_size: int = 32  # pictures per call of the encoder
@@ -29,9 +29,9 @@ def run(config: Config) -> None:
     from fovea.data.dataset import open_dataset
     from fovea.data.feature_build import build_features
     from fovea.data.files import human_size
-    from fovea.encoders.registry import create_encoder
+    from fovea.encoders.registry import create_vision_encoder
 
-    encoder = create_encoder(config.encoder, tap=config.tap)
+    encoder = create_vision_encoder(config.encoder, tap=config.tap)
     dataset = open_dataset(config.dataset)
     cache = build_features(encoder, dataset, workers=config.workers, batch_size=config.batch_size)
     frames, cameras, patches, width = cache.shape

@@ -1,6 +1,7 @@
 """Build a feature cache: run a frozen encoder over every frame of a data set, once.
 
-Resumable per episode, safe against a second process (a lock) and a full disk (refused before the first byte).
+Resumable per episode, safe against a second process (a lock) and a full disk: the size is said and, where it does not
+fit, refused before the first byte; a disk that others fill meanwhile loses nothing that was finished.
 
 Shapes: F frames of the data set, n of one episode, B pictures of a call, C cameras, N patches, D width.
 """
@@ -8,6 +9,7 @@ Shapes: F frames of the data set, n of one episode, B pictures of a call, C came
 import hashlib
 import json
 import os
+import shutil
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,26 +25,41 @@ from torch import Tensor
 
 from fovea.data.dataset import EpisodeInfo, RecordedDataset
 from fovea.data.feature_cache import FORMAT, FeatureCache, read_journal
-from fovea.data.files import cache_root, human_size, locked, read_json, require_space, write_json
-from fovea.encoders.base import Encoder
+from fovea.data.files import (
+    cache_root,
+    full_disk_named,
+    human_size,
+    locked,
+    read_json,
+    require_space,
+    write_json,
+)
+from fovea.encoders.base import VisionEncoder
 from fovea.errors import FoveaError
 from fovea.progress import progress_bar
 
-Transform = Callable[[Tensor], Tensor]
+Transform = Callable[[Tensor, int, str], Tensor]
+"""uint8 pictures (B, 3, h, w) of one episode, its number and the camera -> pictures of the same kind."""
 
 
-def cache_key(encoder: Encoder, dataset: RecordedDataset, variant: str = "none") -> str:
+def cache_key(
+    encoder: VisionEncoder,
+    dataset: RecordedDataset,
+    variant: str = "none",
+    cameras: Sequence[str] | None = None,
+) -> str:
     """Name of the cache folder: SHA-256 over format, encoder identity, data contents, cameras and variant."""
-    parts = [FORMAT, encoder.identity, dataset.fingerprint, list(dataset.cameras), variant]
+    parts = [FORMAT, encoder.identity, dataset.fingerprint, list(cameras or dataset.cameras), variant]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
 
 
 def build_features(
-    encoder: Encoder,
+    encoder: VisionEncoder,
     dataset: RecordedDataset,
     *,
     variant: str = "none",
     transform: Transform | None = None,
+    cameras: Sequence[str] | None = None,
     root: str | Path | None = None,
     workers: int = 2,
     batch_size: int = 32,
@@ -55,7 +72,8 @@ def build_features(
     Args:
         encoder: anything with `encode_image`, `identity`, `grid`, `width`; its weights must be frozen.
         variant: name of the augmentation, part of the key.
-        transform: uint8 (B, 3, h, w) -> uint8 (B, 3, h, w), applied before the encoder; needs a `variant` of its own.
+        transform: applied before the encoder, see `Transform`; needs a `variant` of its own.
+        cameras: which ones, in order; all of the data set by default.
         root: folder that holds all caches, `cache_root()` by default.
         workers: threads that encode at the same time.
         batch_size: pictures per call of the encoder.
@@ -65,40 +83,60 @@ def build_features(
     """
     if (transform is None) != (variant == "none"):
         raise FoveaError("expected a transform and a variant name together, got only one of them")
-    folder = Path(root or cache_root()) / "features" / cache_key(encoder, dataset, variant)
-    builder = _Builder(folder, encoder, dataset, variant, transform, batch_size)
+    builder = FeatureBuilder(
+        encoder,
+        dataset,
+        variant=variant,
+        transform=transform,
+        cameras=cameras,
+        root=root,
+        batch_size=batch_size,
+    )
+    folder = builder.folder
     if builder.is_sealed():
         return FeatureCache(folder)  # takes no lock: the folder may be read-only
 
-    def notice() -> None:
+    def say(text: str) -> None:
         if progress:
-            Console(stderr=True).print(
-                f"another process computes these features ({folder.name}): waiting for it"
-            )
+            Console(stderr=True, soft_wrap=True).print(text)
 
-    with locked(folder.with_suffix(".lock"), notice=notice):
-        missing = builder.prepare()
-        if missing:
-            builder.run(missing, workers, progress)
+    def notice() -> None:
+        say(f"another process computes these features ({folder.name}): waiting for it")
+
+    with (
+        full_disk_named(folder),
+        locked(folder.with_suffix(".lock"), notice=notice),
+    ):
+        if not builder.is_sealed():
+            say(builder.describe_size())
+            missing = builder.prepare()
+            if missing:
+                builder.run(missing, workers, progress)
     return FeatureCache(folder)
 
 
-class _Builder:
-    """Fills one cache folder; its owner holds the lock."""
+class FeatureBuilder:
+    """Fills one cache folder; whoever calls `prepare` and `run` holds the lock. See `build_features`."""
 
     def __init__(
         self,
-        folder: Path,
-        encoder: Encoder,
+        encoder: VisionEncoder,
         dataset: RecordedDataset,
-        variant: str,
-        transform: Transform | None,
-        batch_size: int,
+        *,
+        variant: str = "none",
+        transform: Transform | None = None,
+        cameras: Sequence[str] | None = None,
+        root: str | Path | None = None,
+        batch_size: int = 32,
     ) -> None:
-        self.folder, self.encoder, self.dataset = folder, encoder, dataset
+        self.encoder, self.dataset = encoder, dataset
         self.transform, self.batch_size = transform, batch_size
+        self.cameras = tuple(cameras or dataset.cameras)
+        key = cache_key(encoder, dataset, variant, self.cameras)
+        self.folder = folder = Path(root or cache_root()) / "features" / key
         rows, columns = encoder.grid
-        self.shape = (len(dataset), len(dataset.cameras), rows * columns, encoder.width)
+        self.shape = (len(dataset), len(self.cameras), rows * columns, encoder.width)
+        self.size = 2 * int(np.prod(self.shape))
         self.about = {
             "format": FORMAT,
             "encoder": encoder.name,
@@ -106,7 +144,7 @@ class _Builder:
             "tap": encoder.tap,
             "dataset": dataset.fingerprint,
             "variant": variant,
-            "cameras": list(dataset.cameras),
+            "cameras": list(self.cameras),
             "shape": list(self.shape),
             "dtype": "float16",
             "episodes": [[episode.start, episode.stop] for episode in dataset.episodes],
@@ -117,24 +155,36 @@ class _Builder:
 
     def is_sealed(self) -> bool:
         """Whether all is there and nobody wrote to it since it was finished."""
-        whole = self.sealed.is_file() and self.data.is_file()
-        return whole and read_json(self.sealed) == _stamp(self.data)
+        if not self.data.is_file() or _json_or_none(self.folder / "features.json") != self.about:
+            return False
+        return _json_or_none(self.sealed) == _stamp(self.data)
+
+    def bytes_missing(self) -> int:
+        """How much of the disk the finished file will take beyond what it takes now."""
+        present = self.data.stat().st_blocks * 512 if self.data.is_file() else 0
+        return max(self.size - present, 0)
+
+    def describe_size(self) -> str:
+        """One line for people: what will be written, where, and what is free there."""
+        frames, cameras, patches, width = self.shape
+        existing = next(folder for folder in self.folder.absolute().parents if folder.exists())
+        return (
+            f"{self.encoder.name}: {frames:,} frames x {cameras} cameras x {patches} patches x {width} in float16, "
+            f"{human_size(self.size)} in {self.folder}; {human_size(self.bytes_missing())} to write, "
+            f"{human_size(shutil.disk_usage(existing).free)} free"
+        )
 
     def prepare(self) -> list[EpisodeInfo]:
         """Create or mend the files; return the episodes still to compute."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "features.json").is_file():
+        require_space(self.folder, self.bytes_missing(), "the feature cache")
+        if _json_or_none(self.folder / "features.json") != self.about:
             self.journal.unlink(missing_ok=True)
             write_json(self.folder / "features.json", self.about)
-        total = 2 * int(np.prod(self.shape))
-        if self.is_sealed():
-            return []
-        present = self.data.stat().st_blocks * 512 if self.data.is_file() else 0
-        require_space(self.folder, max(total - present, 0), "the feature cache")
         with open(self.data, "ab") as file:
-            file.truncate(total)
+            file.truncate(self.size)
         checksums = read_journal(self.folder)
-        bytes_per_frame = total // self.shape[0]
+        bytes_per_frame = self.size // self.shape[0]
         done = {}
         with open(self.data, "rb") as file:
             for episode in self.dataset.episodes:
@@ -148,8 +198,6 @@ class _Builder:
         return [episode for episode in self.dataset.episodes if episode.index not in done]
 
     def run(self, episodes: Sequence[EpisodeInfo], workers: int, progress: bool) -> None:
-        frames, cameras, patches, width = self.shape
-        total = 2 * frames * cameras * patches * width
         with (
             progress_bar(visible=progress) as bar,
             ThreadPoolExecutor(workers) as pool,
@@ -157,10 +205,8 @@ class _Builder:
             open(self.journal, "a") as journal,
             _torch_threads(1 if workers > 1 else torch.get_num_threads()),
         ):
-            if progress:
-                size = f"{frames:,} frames x {cameras} cameras x {patches} patches x {width} in float16"
-                bar.console.print(f"{self.encoder.name}: {size}, {human_size(total)} in {self.folder}")
-            job = bar.add_task("encoding", total=sum(len(e) for e in episodes) * cameras, note="pictures")
+            pictures = sum(len(episode) for episode in episodes) * len(self.cameras)
+            job = bar.add_task("encoding", total=pictures, note="pictures")
             jobs = [
                 pool.submit(self._episode, e, data.fileno(), journal, lambda n: bar.advance(job, n))
                 for e in episodes
@@ -176,7 +222,7 @@ class _Builder:
     @torch.inference_mode()
     def _episode(self, episode: EpisodeInfo, data: int, journal: Any, advance: Callable[[int], None]) -> None:
         patches = np.empty((len(episode), *self.shape[1:]), np.float16)
-        for camera, key in enumerate(self.dataset.cameras):
+        for camera, key in enumerate(self.cameras):
             pictures = torch.from_numpy(self.dataset.frames(episode.index, key)).permute(0, 3, 1, 2)
             for first in range(0, len(episode), self.batch_size):
                 part = pictures[first : first + self.batch_size].contiguous()
@@ -190,7 +236,9 @@ class _Builder:
             journal.flush()
 
     def _encode(self, pictures: Tensor, episode: EpisodeInfo, key: str) -> np.ndarray:
-        tokens = self.encoder.encode_image(self.transform(pictures) if self.transform else pictures)
+        if self.transform is not None:
+            pictures = self.transform(pictures, episode.index, key)
+        tokens = self.encoder.encode_image(pictures)
         expected = (len(pictures), *self.shape[2:])
         if tuple(tokens.values.shape) != expected or not bool(tokens.mask.all()):
             raise FoveaError(
@@ -221,6 +269,14 @@ def _write_at(file: int, content: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(file, view, offset)
         view, offset = view[written:], offset + written
+
+
+def _json_or_none(path: Path) -> Any:
+    """Contents of a file of ours; None if it is not there or was damaged (it is then written anew)."""
+    try:
+        return read_json(path)
+    except FoveaError:
+        return None
 
 
 def _stamp(path: Path) -> dict[str, int]:

@@ -1,6 +1,6 @@
-"""What every frozen encoder offers: pictures and words as Tokens in one joint space.
+"""What every frozen encoder offers: pictures as Tokens, and for a dual encoder words in the same space.
 
-Shape letters: B batch, N patches (row-major grid), M word positions, D width of the joint space, H W pixels.
+Shape letters: B batch, N patches (row-major grid), M word positions, D width, H W pixels.
 """
 
 import hashlib
@@ -8,7 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,31 +19,25 @@ from fovea.tokens import Tokens
 TAPS = ("attn_qk", "attn_qq", "out")
 
 
-class Encoder(nn.Module, ABC):
-    """A dual encoder: a picture becomes patches, a sentence becomes words, all of them in one joint space.
+class VisionEncoder(nn.Module, ABC):
+    """An encoder of pictures: a picture becomes patches. It need not know words (DINOv2 does not).
 
-    An encoder is frozen: `create_encoder` returns it in eval mode and without gradients, and its features are
+    An encoder is frozen: `create_vision_encoder` returns it in eval mode and without gradients, and its features are
     computed once a frame and cached. A subclass sets the attributes below in its constructor and implements
-    the five methods.
+    `preprocess`, `encode_image` and `describe`.
 
     Attributes:
-        name: the registry name that builds it again ("tiny", "ViT-B-32/openai").
+        name: the registry name that builds it again ("dinov2", "timm/vit_small_patch14_dinov2.lvd142m").
         image_size: side in pixels of the square picture the network sees.
         grid: (rows, columns) of patches; N = rows * columns.
-        width: D.
-        max_words: M, the number of word positions `encode_text` returns, padding included.
-        temperature: image-text temperature of the encoder's own training loss (the initial value of tau).
-        tap: where patches are read. `attn_qk`: output of the last block's attention, projection included, no
-            residual, no MLP (X_attn, EF-VLA eq. 2); `attn_qq`: the same with query-query attention
-            (ClearCLIP); `out`: the ordinary output of the network.
+        width: D, the size of a patch.
+        tap: where patches are read; every family of encoders has its own.
     """
 
     name: str
     image_size: int
     grid: tuple[int, int]
     width: int
-    max_words: int
-    temperature: float
     tap: str
 
     @abstractmethod
@@ -52,15 +46,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def encode_image(self, images: Tensor) -> Tokens:
-        """Encode upright RGB uint8 pictures (B, 3, H, W): patches at `tap`, L2-normalised (B, N, D)."""
-
-    @abstractmethod
-    def encode_text(self, sentences: Sequence[str]) -> Tokens:
-        """Encode sentences: L2-normalised words, values (B, M, D); mask (B, M) is True on words only."""
-
-    @abstractmethod
-    def embed_text(self, sentences: Sequence[str]) -> Tensor:
-        """Encode whole sentences: (B, D), L2-normalised."""
+        """Encode upright RGB uint8 pictures (B, 3, H, W): patches at `tap`, (B, N, D)."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -79,9 +65,34 @@ class Encoder(nn.Module, ABC):
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def freeze(self) -> "Encoder":
+    def freeze(self) -> Self:
         """Eval mode, no gradients; returns itself."""
         return self.eval().requires_grad_(False)
+
+
+class Encoder(VisionEncoder):
+    """A dual encoder: a picture becomes patches, a sentence becomes words, all of them in one joint space.
+
+    Patches are L2-normalised: a word and the patch that shows it have a large dot product.
+
+    Attributes:
+        max_words: M, the number of word positions `encode_text` returns, padding included.
+        temperature: image-text temperature of the encoder's own training loss (the initial value of tau).
+        tap: where patches are read. `attn_qk`: output of the last block's attention, projection included, no
+            residual, no MLP (X_attn, EF-VLA eq. 2); `attn_qq`: the same with query-query attention
+            (ClearCLIP); `out`: the ordinary output of the network.
+    """
+
+    max_words: int
+    temperature: float
+
+    @abstractmethod
+    def encode_text(self, sentences: Sequence[str]) -> Tokens:
+        """Encode sentences: L2-normalised words, values (B, M, D); mask (B, M) is True on words only."""
+
+    @abstractmethod
+    def embed_text(self, sentences: Sequence[str]) -> Tensor:
+        """Encode whole sentences: (B, D), L2-normalised."""
 
 
 def check_images(images: Tensor) -> None:

@@ -5,16 +5,17 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from fovea.encoders.base import Encoder
+from fovea.encoders.base import Encoder, VisionEncoder
 from fovea.errors import FoveaError
 
 # family -> "module:function"; the function takes (name, tap=..., **kwargs), the whole name included.
 _FACTORIES = {
     "tiny": "fovea.encoders.tiny:create_tiny",  # "tiny" ships with us, "tiny:<folder>" reads other weights
 }
-_OPEN_CLIP = (
-    "fovea.encoders.clip:create_clip"  # every name with a slash: "<model>/<tag>" or "<model>//<file>"
-)
+# every name with a slash: "<model>/<tag>" or "<model>//<file>"
+_OPEN_CLIP = "fovea.encoders.clip:create_clip"
+# encoders that see and do not read: no words, so no early fusion
+_VISION_FACTORIES: dict[str, str] = {}
 
 
 def list_encoders() -> list[str]:
@@ -24,8 +25,13 @@ def list_encoders() -> list[str]:
     return [*sorted(_FACTORIES), *(f"{model}/{tag}" for model, tag in open_clip.list_pretrained())]
 
 
+def list_vision_encoders() -> list[str]:
+    """Return the names `create_vision_encoder` knows: those that see only, then the dual encoders."""
+    return [*sorted(_VISION_FACTORIES), *list_encoders()]
+
+
 def create_encoder(name: str, *, tap: str | None = None, **kwargs: Any) -> Encoder:
-    """Build a frozen encoder (eval mode, no gradients).
+    """Build a frozen dual encoder, of pictures and words (eval mode, no gradients).
 
     Args:
         name: "tiny", "tiny:<folder of weights>", "<open_clip model>/<tag>" such as "ViT-B-32/openai", or
@@ -34,18 +40,50 @@ def create_encoder(name: str, *, tap: str | None = None, **kwargs: Any) -> Encod
         **kwargs: passed to the encoder's factory.
 
     Raises:
+        FoveaError: the name or the tap is unknown (with the nearest match), weights are missing, or the encoder
+            knows no words.
+    """
+    if _vision_factory(name) is not None:
+        raise FoveaError(
+            f"expected an encoder of pictures and words, got {name}, which only sees; "
+            "take one such as tiny or ViT-B-32/openai"
+        )
+    return _dual_factory(name)(name, tap=tap, **kwargs).freeze()
+
+
+def create_vision_encoder(name: str, *, tap: str | None = None, **kwargs: Any) -> VisionEncoder:
+    """Build a frozen encoder of pictures (eval mode, no gradients); dual encoders are encoders of pictures too.
+
+    Args:
+        name: a name of `list_vision_encoders`, or what `create_encoder` takes.
+        tap: where patches are read (see `VisionEncoder.tap`); None takes the encoder's own default.
+        **kwargs: passed to the encoder's factory.
+
+    Raises:
         FoveaError: the name or the tap is unknown (with the nearest match), or weights are missing.
     """
+    factory: Callable[..., VisionEncoder] = _vision_factory(name) or _dual_factory(name)
+    return factory(name, tap=tap, **kwargs).freeze()
+
+
+def _vision_factory(name: str) -> Callable[..., VisionEncoder] | None:
+    """The factory of an encoder that only sees, by the first part of its name ("dinov2" of "dinov2//<file>")."""
+    target = _VISION_FACTORIES.get(name.partition("/")[0])
+    return _load(target) if target else None
+
+
+def _dual_factory(name: str) -> Callable[..., Encoder]:
     family = name.partition(":")[0]
     if family in _FACTORIES:
-        target = _FACTORIES[family]
-    elif "/" in name:
-        target = _OPEN_CLIP
-    else:
-        raise FoveaError(unknown_name("encoder", name, list_encoders()))
+        return _load(_FACTORIES[family])
+    if "/" in name:
+        return _load(_OPEN_CLIP)
+    raise FoveaError(unknown_name("encoder", name, list_vision_encoders()))
+
+
+def _load(target: str) -> Callable[..., Any]:
     module, function = target.split(":")
-    factory: Callable[..., Encoder] = getattr(importlib.import_module(module), function)
-    return factory(name, tap=tap, **kwargs).freeze()
+    return getattr(importlib.import_module(module), function)
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
