@@ -55,20 +55,20 @@ class JointSource:
         window = self.sources[which][number - (int(self._ends[which - 1]) if which else 0)]
         return JointWindow(**vars(window), source=which)
 
-    def sample(self, seed: int, step: int, count: int) -> list[JointWindow]:
+    def sample(self, seed: int, step: int, count: int) -> list[Window]:
         """`count` windows drawn uniformly over all sources: a pure function of seed and step."""
         rng = np.random.default_rng([seed, step])
         return [self[int(number)] for number in rng.integers(len(self), size=count)]
 
-    def spread(self, count: int) -> list[JointWindow]:
+    def spread(self, count: int) -> list[Window]:
         """At most `count` windows spread evenly over all, always the same: for validation."""
         count = min(count, len(self))
         return [self[int(number)] for number in np.linspace(0, len(self) - 1, count)]
 
-    def batch(self, windows: Sequence[JointWindow]) -> dict[str, Any]:
+    def batch(self, windows: Sequence[Window]) -> dict[str, Any]:
         """Collate windows of any of the sources; row b of every column belongs to `windows[b]`."""
         groups = {
-            which: [b for b, w in enumerate(windows) if w.source == which] for which in _present(windows)
+            which: [b for b, w in enumerate(windows) if _origin(w) == which] for which in _present(windows)
         }
         order = torch.tensor([b for rows in groups.values() for b in rows]).argsort()
         parts = [self.sources[which].batch([windows[b] for b in rows]) for which, rows in groups.items()]
@@ -86,8 +86,12 @@ class JointSource:
         return {"sources": [source.describe() for source in self.sources]}
 
 
-def _present(windows: Sequence[JointWindow]) -> list[int]:
-    return sorted({window.source for window in windows})
+def _present(windows: Sequence[Window]) -> list[int]:
+    return sorted({_origin(window) for window in windows})
+
+
+def _origin(window: Window) -> int:
+    return window.source if isinstance(window, JointWindow) else 0
 
 
 def _cameras(source: WindowSource) -> list[str]:

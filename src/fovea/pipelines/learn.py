@@ -1,15 +1,18 @@
 """From a data set and a policy configuration to a trained policy, through the feature cache."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fovea.data.dataset import open_dataset
+from fovea.data.dataset import RecordedDataset, open_dataset
 from fovea.data.feature_build import build_features
 from fovea.data.files import write_json
+from fovea.data.joint import JointSource
+from fovea.data.keys import ACTION, STATE
 from fovea.data.windows import WindowSource
 from fovea.encoders import create_encoder
 from fovea.encoders.base import Encoder
@@ -22,24 +25,32 @@ from fovea.training.trainer import TrainConfig, TrainResult, train
 DATA_RECORD = "data.json"  # in a run's folder: what its policy saw
 
 
-def dataset_stats(root: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Statistics of a LeRobotDataset's columns, as LeRobot's processors want them.
+def dataset_stats(datasets: Sequence[RecordedDataset]) -> dict[str, dict[str, torch.Tensor]]:
+    """Statistics of the columns of one or several data sets, as LeRobot's processors want them.
 
-    Raises:
-        FoveaError: if the data set has no meta/stats.json.
+    Non-obvious: LeRobot joins quantiles by averaging them; states and actions are small enough to take those of
+    all rows together.
     """
-    path = root / "meta" / "stats.json"
-    if not path.exists():
-        raise FoveaError(f"expected statistics at {path}, found none; is {root} a LeRobotDataset v3?")
-    stats: dict[str, dict[str, Any]] = json.loads(path.read_text())
+    stats = {key: _arrays(value) for key, value in datasets[0].stats.items()}
+    if len(datasets) > 1:
+        from lerobot.datasets.compute_stats import aggregate_stats
+
+        stats = aggregate_stats([{k: _arrays(v) for k, v in dataset.stats.items()} for dataset in datasets])
+        for key, rows in ((STATE, [d.state for d in datasets]), (ACTION, [d.action for d in datasets])):
+            for name in [name for name in stats[key] if name[:1] == "q" and name[1:].isdigit()]:
+                stats[key][name] = np.quantile(np.concatenate(rows), int(name[1:]) / 100, axis=0)
     return {
         key: {name: torch.as_tensor(np.asarray(value, np.float32)) for name, value in values.items()}
         for key, values in stats.items()
     }
 
 
+def _arrays(stats: dict[str, list]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in stats.items()}
+
+
 def train_policy(
-    data: Path,
+    data: Path | Sequence[Path],
     policy_config: EFVLAConfig,
     train_config: TrainConfig,
     out: Path,
@@ -49,7 +60,7 @@ def train_policy(
     """Cache the encoder's features of a data set and train EF-VLA or LF-VLA on them; both stages resume.
 
     Args:
-        data: folder of the data set.
+        data: folder of the data set, or of several that are trained on together.
         out: folder of the training run.
         workers: threads that encode.
 
@@ -57,24 +68,44 @@ def train_policy(
         FoveaError: from the data set, the cache or the trainer.
     """
     encoder = create_encoder(policy_config.encoder, tap=policy_config.tap)
-    dataset = open_dataset(data)
+    datasets = [open_dataset(root) for root in ([data] if isinstance(data, Path) else data)]
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / DATA_RECORD, {"fingerprint": dataset.fingerprint, "render": render_of(data)})
-    features = build_features(encoder, dataset, workers=workers)
+    write_json(out / DATA_RECORD, record_of(datasets))
+    features = [build_features(encoder, dataset, workers=workers) for dataset in datasets]
     torch.manual_seed(train_config.seed)
     policy = EFVLAPolicy(policy_config, encoder=encoder)
-    before, after = make_ef_vla_pre_post_processors(policy_config, dataset_stats(data))
-    sizes = {"context": policy_config.n_obs_steps, "horizon": policy_config.chunk_size}
-    training = WindowSource(dataset, features, episodes=dataset.select("train"), **sizes)
-    held_back = dataset.select("val")
-    validation = WindowSource(dataset, features, episodes=held_back, **sizes) if held_back else None
-    return train(train_config, policy, before, after, training, out, validation=validation)
+    before, after = make_ef_vla_pre_post_processors(policy_config, dataset_stats(datasets))
+
+    def windows(split: str) -> WindowSource | JointSource | None:
+        sizes = {"context": policy_config.n_obs_steps, "horizon": policy_config.chunk_size}
+        sources = [
+            WindowSource(dataset, its, episodes=dataset.select(split), **sizes)
+            for dataset, its in zip(datasets, features, strict=True)
+            if dataset.select(split)
+        ]
+        return (sources[0] if len(sources) == 1 else JointSource(sources)) if sources else None
+
+    training = windows("train")
+    if training is None:
+        raise FoveaError(f"expected at least one training episode in {data}, got none; check the split")
+    return train(train_config, policy, before, after, training, out, validation=windows("val"))
 
 
-def render_of(data: Path) -> dict[str, Any] | None:
-    """How the pictures of a data set were drawn; None for one that was not collected here."""
-    path = data / "meta" / "fovea.json"
-    return json.loads(path.read_text()).get("render") if path.exists() else None
+def record_of(datasets: Sequence[RecordedDataset]) -> dict[str, Any]:
+    """What a run keeps about its data: fingerprints and how pictures were drawn.
+
+    Raises:
+        FoveaError: the pictures of the data sets were drawn in different ways.
+    """
+    renders = [dataset.record.get("render") for dataset in datasets]
+    for dataset, render in zip(datasets, renders, strict=True):
+        if render != renders[0]:
+            raise FoveaError(
+                f"expected data sets whose pictures were drawn alike; {datasets[0].root} has {renders[0]}, "
+                f"{dataset.root} has {render}"
+            )
+    prints = [dataset.fingerprint for dataset in datasets]
+    return {"fingerprint": prints[0] if len(prints) == 1 else prints, "render": renders[0]}
 
 
 def trained_on(checkpoint: Path) -> dict[str, Any] | None:
