@@ -37,25 +37,13 @@ class CrossAttention(nn.Module):
         """Attend; `mask` (B, M) is True where the context is real."""
         q = split_heads(self.query(x), self.heads)
         attend = None if mask is None else mask[:, None, None, :]
-        if self.heads * x.shape[1] < min(x.shape[2], context.shape[1]):
-            return self.out(merge_heads(self._attend_unprojected(q, context, attend)))
+        if cheaper_unprojected(q, self.key, context):
+            scores = key_scores(q * q.shape[-1] ** -0.5, self.key, context)
+            if attend is not None:
+                scores = scores.masked_fill(~attend, float("-inf"))
+            return self.out(merge_heads(collect_values(scores.softmax(dim=-1), self.value, context)))
         k, v = split_heads(self.key(context), self.heads), split_heads(self.value(context), self.heads)
         return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=attend)))
-
-    def _attend_unprojected(self, q: Tensor, context: Tensor, attend: Tensor | None) -> Tensor:
-        """Queries (B, heads, N, D / heads) over raw tokens (B, M, K) -> (B, heads, N, D / heads)."""
-        q = q * q.shape[-1] ** -0.5
-        split = (self.heads, -1)
-        turned = torch.einsum("bhnd,hdk->bhnk", q, self.key.weight.unflatten(0, split)).flatten(1, 2)
-        offset = torch.einsum("bhnd,hd->bhn", q, self.key.bias.unflatten(0, split)).flatten(1, 2)
-        scores = torch.baddbmm(offset[..., None], turned, context.transpose(1, 2)).unflatten(1, split)
-        if attend is not None:
-            scores = scores.masked_fill(~attend, float("-inf"))
-        collected = scores.softmax(dim=-1).flatten(1, 2) @ context
-        values = torch.einsum(
-            "bhnk,hdk->bhnd", collected.unflatten(1, split), self.value.weight.unflatten(0, split)
-        )
-        return values + self.value.bias.unflatten(0, split)[:, None]
 
 
 class CausalSelfAttention(nn.Module):
@@ -95,6 +83,51 @@ class CausalSelfAttention(nn.Module):
 def mlp(width: int, hidden: int) -> nn.Sequential:
     """Linear, GELU, Linear: the usual feed-forward of a transformer block."""
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+
+def cheaper_unprojected(q: Tensor, layer: nn.Linear, tokens: Tensor) -> bool:
+    """Whether all heads' queries together are fewer than the tokens (and the width), so that reassociation pays."""
+    return q.shape[1] * q.shape[2] < min(layer.out_features, tokens.shape[1])
+
+
+def key_scores(q: Tensor, key: nn.Linear, tokens: Tensor) -> Tensor:
+    """Dot products of queries with keys that `key` makes of tokens, the keys themselves computed only where it pays.
+
+    Args:
+        q: (B, heads, N, D / heads), already scaled.
+        key: K to D.
+        tokens: (B, M, K).
+
+    Returns:
+        (B, heads, N, M).
+    """
+    heads = q.shape[1]
+    if not cheaper_unprojected(q, key, tokens):
+        return q @ split_heads(key(tokens), heads).transpose(-1, -2)
+    split = (heads, -1)
+    turned = torch.einsum("bhnd,hdk->bhnk", q, key.weight.unflatten(0, split)).flatten(1, 2)
+    offset = torch.einsum("bhnd,hd->bhn", q, key.bias.unflatten(0, split)).flatten(1, 2)
+    return torch.baddbmm(offset[..., None], turned, tokens.transpose(1, 2)).unflatten(1, split)
+
+
+def collect_values(weights: Tensor, value: nn.Linear, tokens: Tensor) -> Tensor:
+    """Weighted sum of the values that `value` makes of tokens, the values themselves computed only where it pays.
+
+    Args:
+        weights: (B, heads, N, M); they need not sum to 1.
+        value: K to D.
+        tokens: (B, M, K).
+
+    Returns:
+        (B, heads, N, D / heads).
+    """
+    heads = weights.shape[1]
+    if not cheaper_unprojected(weights, value, tokens):
+        return weights @ split_heads(value(tokens), heads)
+    split = (heads, -1)
+    collected = (weights.flatten(1, 2) @ tokens).unflatten(1, split)
+    values = torch.einsum("bhnk,hdk->bhnd", collected, value.weight.unflatten(0, split))
+    return values + weights.sum(-1, keepdim=True) * value.bias.unflatten(0, split)[:, None]
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -53,3 +53,14 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([first * cos + second * sin, second * cos - first * sin], dim=-1)
+
+
+def rotate_as_va(x: Tensor, angles: Tensor) -> Tensor:
+    """What VLA-Adapter's release does instead of a rotation; only its converted weights want it.
+
+    Non-obvious: angles belong to (first half, second half) pairs and the turned partner to (even, odd) pairs, so
+    lengths are not kept.
+    """
+    doubled = torch.cat([angles, angles], dim=-1)
+    partner = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
+    return x * doubled.cos() + partner * doubled.sin()
