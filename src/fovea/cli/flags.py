@@ -2,7 +2,8 @@
 
 `--workers 2`, `--workers=2`, `--optimizer.lr 1e-3` for nested dataclasses, `--config_path run.yaml` for
 a file. Added to draccus: a bare boolean (`--quick`), dashes for underscores (`--output-dir`), lists
-without brackets (`--tasks 0,1,2`), and a suggestion for a flag that does not exist.
+without brackets (`--tasks 0,1,2`), a suggestion for a flag that does not exist, and words without a flag
+for the fields that a configuration class names in `POSITIONAL` (`fovea convert otter CKPT OUT`).
 """
 
 import argparse
@@ -42,7 +43,8 @@ def parse[T](config_class: type[T], args: Sequence[str], program: str) -> T:
         raise FoveaError(f"{message}. `{program} --help` lists the flags")
 
     parser.parser.error = refuse  # type: ignore[method-assign]
-    tidy = _tidy(list(args), flags, _types(config_class), program)
+    positional = getattr(config_class, "POSITIONAL", ())
+    tidy = _tidy(list(args), flags, _types(config_class), program, positional)
     for word in tidy:
         if word.startswith("--config_path="):
             _check_file(word.partition("=")[2], program)
@@ -52,13 +54,19 @@ def parse[T](config_class: type[T], args: Sequence[str], program: str) -> T:
         raise FoveaError(f"{program}: {_message(error)}") from error
 
 
-def _tidy(args: list[str], flags: set[str], hints: dict[str, Any], program: str) -> list[str]:
-    """Check flag names; write bare booleans and bracketless lists as draccus wants them."""
+def _tidy(
+    args: list[str], flags: set[str], hints: dict[str, Any], program: str, positional: Sequence[str] = ()
+) -> list[str]:
+    """Check flag names; write bare booleans, bracketless lists and words without a flag as draccus wants them."""
     out: list[str] = []
     position = 0
+    unnamed = iter(positional)
     while position < len(args):
         word = args[position]
         position += 1
+        if not word.startswith("--") and (name := next(unnamed, None)) is not None:
+            out += [f"--{name}={word}"]
+            continue
         if not word.startswith("--"):
             raise FoveaError(
                 f"{program}: expected a --flag, got {word!r}. `{program} --help` lists the flags"

@@ -23,7 +23,9 @@ def help_text(config_class: type, program: str, summary: str, examples: Sequence
     """Usage, every flag with its type, default and comment, then examples."""
     rows = sorted(_rows(config_class), key=lambda row: not row[1].endswith("(required)"))
     rows.append(("--config_path PATH", "a YAML or JSON file with these values; flags win over it"))
-    lines = [f"usage: {program} [--flag value ...]", "", summary[0].upper() + summary[1:] + ".", "", "Flags"]
+    positional = "".join(f" {name.upper()}" for name in getattr(config_class, "POSITIONAL", ()))
+    usage = f"usage: {program}{positional} [--flag value ...]"
+    lines = [usage, "", summary[0].upper() + summary[1:] + ".", "", "Flags"]
     left = min(max(len(flag) for flag, _ in rows) + 4, 34)
     for flag, description in rows:
         text = textwrap.wrap(description, max(shutil.get_terminal_size((110, 24)).columns - left, 30)) or [""]
