@@ -90,7 +90,7 @@ def test_key_changes_with_weights_data_and_variant(dataset, dataset_copy, tmp_pa
     extra.write_bytes(extra.read_bytes() + b"\0")
     keys_seen.add(cache_key(PoolEncoder(), open_dataset(dataset_copy)))
     assert len(keys_seen) == 4
-    flipped = build(dataset, tmp_path, variant="flipped", transform=lambda images: images.flip(-1))
+    flipped = build(dataset, tmp_path, variant="flipped", transform=lambda images, episode, camera: images.flip(-1))
     assert not np.array_equal(flipped.episode(0), build(dataset, tmp_path).episode(0))
     with pytest.raises(FoveaError, match="together"):
         build(dataset, tmp_path, variant="flipped")

@@ -126,17 +126,26 @@ class RecordedDataset:
         """The episodes of a split (train, val)."""
         return [episode for episode in self.episodes if episode.split == split]
 
-    def frames(self, episode_index: int, camera: str) -> np.ndarray:
-        """Decode one episode's pictures of one camera: (n, h, w, 3) uint8, upright.
+    def frames(self, episode_index: int, camera: str, first: int = 0, count: int | None = None) -> np.ndarray:
+        """Decode pictures of one episode and camera: (n, h, w, 3) uint8, upright.
+
+        Args:
+            first, count: only these frames of the episode; all from `first` on by default.
 
         Raises:
-            FoveaError: if the camera is unknown or the video is missing, truncated or damaged.
+            FoveaError: if the camera or the frames are not there, or the video is missing, truncated or damaged.
         """
         import av
 
         if camera not in self.cameras:
             raise FoveaError(f"expected a camera among {', '.join(self.cameras)}, got {camera!r}")
-        place, n = self._places[episode_index][camera], len(self.episodes[episode_index])
+        place, length = self._places[episode_index][camera], len(self.episodes[episode_index])
+        n = length - first if count is None else count
+        if not 0 <= first < first + n <= length:
+            raise FoveaError(
+                f"expected frames of episode {episode_index} in 0..{length - 1}, got {n} from {first}"
+            )
+        begin = place.first_frame + first
         if not place.path.is_file():
             raise FoveaError(f"the video {place.path} is missing; restore it or assemble the data set again")
         pictures: list[np.ndarray] = []
@@ -145,9 +154,9 @@ class RecordedDataset:
             with av.open(str(place.path)) as container:
                 stream = container.streams.video[0]
                 tick = float(stream.time_base or 0) * self.fps
-                container.seek(round(place.first_frame / tick), stream=stream)
+                container.seek(round(begin / tick), stream=stream)
                 for frame in container.decode(stream):
-                    number = round((frame.pts or 0) * tick) - place.first_frame
+                    number = round((frame.pts or 0) * tick) - begin
                     if number == len(pictures):
                         pictures.append(frame.to_ndarray(format="rgb24"))
                     if len(pictures) == n:

@@ -92,6 +92,11 @@ def build_features(
         root=root,
         batch_size=batch_size,
     )
+    return fill(builder, workers=workers, progress=progress)
+
+
+def fill(builder: "FeatureBuilder", *, workers: int = 2, progress: bool = True) -> FeatureCache:
+    """Compute what a planned cache lacks and open it; see `build_features`."""
     folder = builder.folder
     if builder.is_sealed():
         return FeatureCache(folder)  # takes no lock: the folder may be read-only
@@ -116,7 +121,7 @@ def build_features(
 
 
 class FeatureBuilder:
-    """Fills one cache folder; whoever calls `prepare` and `run` holds the lock. See `build_features`."""
+    """Fills one cache folder; `fill` holds the lock. See `build_features`."""
 
     def __init__(
         self,

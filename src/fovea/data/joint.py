@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fovea.data.windows import Window, WindowSource
+from fovea.data.windows import Window, WindowSource, draw_views
 from fovea.errors import FoveaError
 
 
@@ -58,7 +58,8 @@ class JointSource:
     def sample(self, seed: int, step: int, count: int) -> list[Window]:
         """`count` windows drawn uniformly over all sources: a pure function of seed and step."""
         rng = np.random.default_rng([seed, step])
-        return [self[int(number)] for number in rng.integers(len(self), size=count)]
+        windows = [self[int(number)] for number in rng.integers(len(self), size=count)]
+        return draw_views(windows, [self.sources[window.source].views for window in windows], rng)
 
     def spread(self, count: int) -> list[Window]:
         """At most `count` windows spread evenly over all, always the same: for validation."""

@@ -8,24 +8,31 @@ Shapes: B windows, T steps of context, H horizon, C cameras, N patches, D width,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from fovea.data import keys
+from fovea.data.augment import ENDLESS, Augmentation
 from fovea.data.dataset import EpisodeInfo, RecordedDataset
 from fovea.data.feature_cache import FeatureCache
+from fovea.data.feature_views import FeatureViews
+from fovea.data.pictures import GIGABYTE, Pictures
 from fovea.errors import FoveaError
 
 
 @dataclass(frozen=True)
 class Window:
-    """One window: an episode and the step it starts at (negative or near the end: it hangs over)."""
+    """One window: an episode and the step it starts at (negative or near the end: it hangs over).
+
+    `view` says which augmented pictures it shows (`fovea.data.augment`), 0 the recorded ones.
+    """
 
     episode: EpisodeInfo
     start: int
+    view: int = 0
 
     def describe(self, context: int) -> str:
         """For messages: 'episode 3, frames 10..21'."""
@@ -38,8 +45,10 @@ class WindowSource:
 
     Args:
         dataset: where states, actions and sentences come from.
-        features: cached patches of the same data set; without them batches carry decoded pictures (slow, and the
-            episodes used are kept in memory).
+        features: cached patches of the same data set, perhaps with augmented views, of which every drawn window gets
+            one (the recorded pictures among them); without features batches carry decoded pictures.
+        augmentation: of decoded pictures: every drawn window gets a view of its own.
+        memory: bytes to keep decoded pictures in.
         episodes: which episodes; all by default.
         context: T.
         horizon: H.
@@ -48,21 +57,24 @@ class WindowSource:
             often seen (but for the first T-1-lead).
 
     Raises:
-        FoveaError: if there are no episodes or the features belong to another data set.
+        FoveaError: if there are no episodes, the features belong to another data set, or the data set lacks a camera
+            that is to be augmented.
     """
 
     def __init__(
         self,
         dataset: RecordedDataset,
-        features: FeatureCache | None = None,
+        features: FeatureCache | FeatureViews | None = None,
         *,
+        augmentation: Augmentation | None = None,
+        memory: int = 2 * GIGABYTE,
         episodes: Sequence[EpisodeInfo] | None = None,
         context: int = 12,
         horizon: int = 12,
         lead: int = 0,
         tail: int | None = None,
     ) -> None:
-        self.dataset, self.features = dataset, features
+        self.dataset, self.features, self.augmentation = dataset, features, augmentation
         self.episodes = list(dataset.episodes if episodes is None else episodes)
         self.context, self.horizon, self.lead = context, horizon, lead
         self.tail = context - 1 if tail is None else tail
@@ -78,13 +90,26 @@ class WindowSource:
             raise FoveaError(
                 f"{features.folder} holds the features of another data set than {dataset.root}; build them"
             )
+        if augmentation is not None:
+            if features is not None:
+                raise FoveaError(
+                    "expected cached features or augmentation of pictures, got both; cache augmented views instead"
+                )
+            augmentation.check_cameras(tuple(dataset.cameras))
         counts = [max(1, len(episode) + lead + self.tail - context + 1) for episode in self.episodes]
         self._ends = np.cumsum(counts)
-        self._pictures: dict[int, np.ndarray] = {}
+        self._pictures = Pictures(dataset, memory)
 
     def __len__(self) -> int:
         """Number of different windows."""
         return int(self._ends[-1])
+
+    @property
+    def views(self) -> int:
+        """How many augmented views a window can be drawn in, the recorded one not counted."""
+        if self.augmentation is not None:
+            return ENDLESS
+        return self.features.count if isinstance(self.features, FeatureViews) else 0
 
     def __getitem__(self, number: int) -> Window:
         which = int(np.searchsorted(self._ends, number, side="right"))
@@ -94,10 +119,11 @@ class WindowSource:
     def sample(self, seed: int, step: int, count: int) -> list[Window]:
         """`count` windows drawn uniformly with replacement: a pure function of seed and step, so resuming is exact."""
         rng = np.random.default_rng([seed, step])
-        return [self[int(number)] for number in rng.integers(len(self), size=count)]
+        windows = [self[int(number)] for number in rng.integers(len(self), size=count)]
+        return draw_views(windows, [self.views] * count, rng)
 
     def spread(self, count: int) -> list[Window]:
-        """At most `count` windows spread evenly over all, always the same: for validation."""
+        """At most `count` windows spread evenly over all, always the same, as recorded: for validation."""
         count = min(count, len(self))
         return [self[int(number)] for number in np.linspace(0, len(self) - 1, count)]
 
@@ -126,14 +152,13 @@ class WindowSource:
             keys.TASK: [window.episode.task for window in windows],
         }
         if self.features is not None:
+            views = np.array([window.view for window in windows])
             for camera, key in enumerate(self.dataset.cameras):
-                batch[keys.features_key(key)] = self.features.gather(seen_rows, camera)
-        elif self.dataset.cameras:
-            pictures = [self._episode_pictures(window.episode) for window in windows]
-            local = seen_rows - offsets
-            for camera, key in enumerate(self.dataset.cameras):
-                frames = np.stack([pictures[b][camera, local[b]] for b in range(len(windows))])
-                batch[key] = torch.from_numpy(np.moveaxis(frames, -1, 2).copy())
+                batch[keys.features_key(key)] = self._patches(seen_rows, camera, views)
+        else:
+            for key in self.dataset.cameras:
+                pictures = zip(windows, seen_rows - offsets, strict=True)
+                batch[key] = torch.stack([self._shown(window, key, steps) for window, steps in pictures])
         return batch
 
     def describe(self) -> dict[str, Any]:
@@ -141,14 +166,37 @@ class WindowSource:
         return {
             "dataset": self.dataset.fingerprint,
             "features": self.features.about["identity"] if self.features else None,
-            "variant": self.features.about["variant"] if self.features else None,
+            "variant": self._describe_views(),
             "episodes": [episode.index for episode in self.episodes],
             "window": [self.context, self.horizon, self.lead, self.tail],
         }
 
-    def _episode_pictures(self, episode: EpisodeInfo) -> np.ndarray:
-        """(C, n, h, w, 3) uint8."""
-        if episode.index not in self._pictures:
-            frames = [self.dataset.frames(episode.index, key) for key in self.dataset.cameras]
-            self._pictures[episode.index] = np.stack(frames)
-        return self._pictures[episode.index]
+    def _describe_views(self) -> Any:
+        if isinstance(self.features, FeatureViews) and self.features.count:
+            return self.features.describe()
+        if self.augmentation is not None:
+            return asdict(self.augmentation)
+        return self.features.about["variant"] if self.features else None
+
+    def _patches(self, rows: np.ndarray, camera: int, views: np.ndarray) -> torch.Tensor:
+        """float16 (B, T, N, D)."""
+        if isinstance(self.features, FeatureViews):
+            return self.features.gather(rows, camera, views)
+        assert self.features is not None
+        return self.features.gather(rows, camera)
+
+    def _shown(self, window: Window, camera: str, steps: np.ndarray) -> torch.Tensor:
+        """A window's pictures as it shows them: uint8 (T, 3, h, w)."""
+        frames = np.moveaxis(self._pictures.frames(window.episode, camera, steps), -1, 1)
+        pictures = torch.from_numpy(np.ascontiguousarray(frames))
+        if self.augmentation is None:
+            return pictures
+        return self.augmentation.apply(
+            pictures, view=window.view, episode=window.episode.index, camera=camera
+        )
+
+
+def draw_views[W: Window](windows: Sequence[W], counts: Sequence[int], rng: np.random.Generator) -> list[W]:
+    """Give every window one of its views, `counts` augmented ones and the recorded one, all equally likely."""
+    views = rng.integers(0, np.array(counts) + 1)
+    return [replace(w, view=int(view)) if view else w for w, view in zip(windows, views, strict=True)]
