@@ -15,7 +15,10 @@ _FACTORIES = {
 # every name with a slash: "<model>/<tag>" or "<model>//<file>"
 _OPEN_CLIP = "fovea.encoders.clip:create_clip"
 # encoders that see and do not read: no words, so no early fusion
-_VISION_FACTORIES: dict[str, str] = {}
+_VISION_FACTORIES: dict[str, str] = {
+    "efficientnet_lite0": "fovea.encoders.efficientnet:create_efficientnet",
+    "random": "fovea.encoders.random_weights:create_random",  # "random/<any name>"
+}
 
 
 def list_encoders() -> list[str]:
