@@ -1,7 +1,7 @@
 """What a vision-language model hands to a policy: the states of every layer, and the raw features beside them.
 
-Shape letters: L layers, B batch, M patches of all cameras, Q action queries, D width of the language model, R width of the
-raw vision features.
+Shape letters: L layers, B batch, M patches of all cameras, Q action queries, D width of the language model, R width of
+the raw vision features.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,220 @@
+"""Configuration of a vision-language model that conditions a policy.
+
+Shape letters: C cameras, N patches of a camera, Q action queries, L layers, D width of the language model, R width of
+the raw vision features.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from fovea.errors import FoveaError
+
+QWEN = "Qwen/Qwen2.5-0.5B"
+_CHOICES = {
+    "kind": ("tiny", "prismatic"),
+    "weights": ("pretrained", "random"),
+    "words": ("encoder", "learned"),
+    "attention": ("causal", "prefix"),
+    "trainable": ("all", "lora", "queries", "nothing"),
+}
+_POSITIVE = (
+    *("cameras", "patch_pool", "layers", "width", "heads", "kv_heads", "hidden", "vocabulary", "queries"),
+    *("max_words", "lora_rank", "lora_alpha", "projector_hidden", "rope_theta"),
+)
+
+
+@dataclass
+class VLMConfig:
+    """Everything that makes a VLM; the defaults are the preset `tiny`.
+
+    Args:
+        kind: `tiny`: frozen patches of a small encoder, its words, a small transformer trained with the policy.
+            `prismatic`: DINOv2 + SigLIP, a projector and Qwen2.5, as in Prismatic and VLA-Adapter.
+        encoder: registry name of the vision encoder (`fovea.encoders.create_vision_encoder`).
+        encoder_identity: hash of the frozen encoder's weights and preprocessing, filled in by the kind `tiny` when
+            the encoder is first built; a checkpoint refuses an encoder of another identity.
+        encoder_grid, feature_width: (rows, columns) of patches and R; None takes them from the encoder.
+        weights: `random` builds networks with random weights where pretrained ones would be loaded. Never a default:
+            a policy on random features learns nothing.
+        cameras: C pictures of a frame, in a fixed order.
+        patch_pool: side of the square of patches that is averaged to one before the model sees it; 1 keeps all.
+            The preset `tiny` takes 2: 128 patches of two cameras train five times faster on a CPU than 512.
+
+        layers, width, heads, kv_heads, hidden: the language model: L, D, attention heads, key/value heads (kind
+            prismatic only), width of the MLPs.
+        vocabulary, rope_theta: rows of the token embedding and base of the rotary positions (kind prismatic only).
+        projector_hidden: inner width of the vision projector (kind prismatic only).
+        language_model: Hugging Face repository or local folder with Qwen's model.safetensors and tokenizer.json
+            (kind prismatic only).
+        tokenizer: a folder or tokenizer.json; `bytes`: one token a byte, no file needed (a toy); None reads that of
+            `language_model`.
+        checkpoint: a public Prismatic, OpenVLA-OFT or VLA-Adapter checkpoint to start from (`load_prismatic`).
+        words: `encoder`: the words of a dual encoder, in the joint space of its patches; `learned`: word embeddings
+            trained from scratch (kind tiny only).
+        max_words: longest instruction in words (kind tiny) or prompt in tokens (kind prismatic).
+        queries: Q learned action queries behind the prompt.
+        attention: `causal`: as Qwen2 was trained; patches precede the instruction and cannot depend on it.
+            `prefix`: patches and prompt see one another; queries see all of them and the queries before.
+        compat: read the states that VLA-Adapter's release reads: one position early (first token and all patches but
+            the last; last prompt token and all queries but the last).
+        dropout: in the tiny language model.
+
+        trainable: `all`; `lora`: adapters on every linear layer, and the queries; `queries`; `nothing`. The frozen
+            encoder of the kind tiny never trains.
+        lora_rank, lora_alpha, lora_dropout: as in the papers: 64, 128, 0.
+
+    Raises:
+        FoveaError: a field or a combination of fields makes no sense.
+    """
+
+    kind: Literal["tiny", "prismatic"] = "tiny"
+    encoder: str = "tiny"
+    encoder_identity: str | None = None
+    encoder_grid: tuple[int, int] | None = None
+    feature_width: int | None = None
+    weights: Literal["pretrained", "random"] = "pretrained"
+    cameras: int = 2
+    patch_pool: int = 2
+
+    layers: int = 4
+    width: int = 192
+    heads: int = 6
+    kv_heads: int = 6
+    hidden: int = 384
+    vocabulary: int = 4096
+    rope_theta: float = 1_000_000.0
+    projector_hidden: int = 8704
+    language_model: str = QWEN
+    tokenizer: str | None = None
+    checkpoint: str | None = None
+    words: Literal["encoder", "learned"] = "encoder"
+    max_words: int = 24
+    queries: int = 64
+    attention: Literal["causal", "prefix"] = "prefix"
+    compat: bool = False
+    dropout: float = 0.0
+
+    trainable: Literal["all", "lora", "queries", "nothing"] = "all"
+    lora_rank: int = 64
+    lora_alpha: int = 128
+    lora_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise FoveaError(
+                    f"vlm: expected {name} among {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise FoveaError(f"vlm: expected {name} > 0, got {getattr(self, name)}")
+        for name in ("dropout", "lora_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise FoveaError(f"vlm: expected {name} in [0, 1), got {getattr(self, name)}")
+        if self.feature_width is not None and self.feature_width < 1:
+            raise FoveaError(f"vlm: expected feature_width > 0 or None, got {self.feature_width}")
+        if self.encoder_grid is not None:
+            rows, columns = (int(side) for side in self.encoder_grid)
+            self.encoder_grid = (rows, columns)
+            check_pool(self.encoder_grid, self.patch_pool)
+        if self.width % self.heads or self.heads % self.kv_heads:
+            raise FoveaError(
+                "vlm: expected heads to divide width and kv_heads to divide heads, "
+                f"got width={self.width}, heads={self.heads}, kv_heads={self.kv_heads}"
+            )
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        if self.kind == "prismatic":
+            return
+        if self.compat:
+            raise FoveaError(
+                "vlm: expected compat=false with kind=tiny, got true: there is no first token to read by mistake"
+            )
+        if self.trainable == "lora":
+            raise FoveaError(
+                "vlm: expected trainable=all with kind=tiny, got lora: there is nothing pretrained to adapt"
+            )
+        if self.width % 4:
+            raise FoveaError(f"vlm: expected a width that 4 divides (positions of a grid), got {self.width}")
+        if self.checkpoint is not None:
+            raise FoveaError(
+                "vlm: expected no checkpoint with kind=tiny: public checkpoints are of kind prismatic"
+            )
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "VLMConfig":
+        """Build a preset by name: tiny, full, toy or toy_full.
+
+        Raises:
+            FoveaError: no such preset.
+        """
+        if name not in PRESETS:
+            raise FoveaError(f"expected a vlm preset among {', '.join(PRESETS)}, got {name!r}")
+        return cls(**{**PRESETS[name], **changes})
+
+    @classmethod
+    def full(cls, **changes: Any) -> "VLMConfig":
+        """The VLM of VLA-Adapter and FocusVLA: DINOv2-L + SigLIP-So400m, Qwen2.5-0.5B, LoRA of rank 64."""
+        return cls.preset("full", **changes)
+
+    @classmethod
+    def tiny(cls, **changes: Any) -> "VLMConfig":
+        """The encoder that ships and a 4-layer transformer, trained from scratch on a CPU."""
+        return cls.preset("tiny", **changes)
+
+    @classmethod
+    def toy(cls, **changes: Any) -> "VLMConfig":
+        """For tests: the preset `tiny` in a few thousand parameters, 16 patches a camera."""
+        return cls.preset("toy", **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain fields, for a configuration file."""
+        return asdict(self)
+
+
+def check_pool(grid: tuple[int, int], pool: int) -> tuple[int, int]:
+    """The grid after pooling.
+
+    Raises:
+        FoveaError: the pool does not divide the grid.
+    """
+    if grid[0] % pool or grid[1] % pool:
+        raise FoveaError(f"vlm: expected patch_pool to divide the grid {grid} of the encoder, got {pool}")
+    return grid[0] // pool, grid[1] // pool
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "full": {
+        "kind": "prismatic",
+        "encoder": "dinov2+siglip",
+        "patch_pool": 1,
+        "layers": 24,
+        "width": 896,
+        "heads": 14,
+        "kv_heads": 2,
+        "hidden": 4864,
+        "vocabulary": 151_936,
+        "max_words": 256,
+        "attention": "causal",
+        "trainable": "lora",
+    },
+    "toy": {"patch_pool": 4, "layers": 2, "width": 32, "heads": 4, "kv_heads": 4, "hidden": 64, "queries": 4},
+}
+PRESETS["toy_full"] = {
+    **PRESETS["full"],
+    "encoder": "timm/test_vit2+timm/test_vit",
+    "weights": "random",
+    "patch_pool": 5,
+    "layers": 2,
+    "width": 32,
+    "heads": 4,
+    "hidden": 64,
+    "vocabulary": 300,
+    "projector_hidden": 48,
+    "tokenizer": "bytes",
+    "queries": 4,
+    "lora_rank": 4,
+    "lora_alpha": 8,
+}
