@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from fovea.errors import FoveaError
 
 _BLOCK = 1 << 22
+CHECKSUMS = "checksums.json"
 
 
 def cache_root() -> Path:
@@ -105,6 +106,34 @@ def sha256_file(path: str | Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_checksums(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Write checksums.json: the SHA-256 of files of a folder (default: of all of them); see `check_checksums`."""
+    chosen = sorted(names or (path.name for path in folder.iterdir() if path.is_file()))
+    write_json(folder / CHECKSUMS, {name: sha256_file(folder / name) for name in chosen if name != CHECKSUMS})
+
+
+def check_checksums(folder: Path) -> None:
+    """Compare the files of a folder with its checksums.json, where it has one.
+
+    Raises:
+        FoveaError: if one is missing, damaged or changed, or checksums.json itself is damaged.
+    """
+    if not (folder / CHECKSUMS).is_file():
+        return
+    recorded = read_json(folder / CHECKSUMS, "checksums")
+    if not isinstance(recorded, dict):
+        raise FoveaError(f"{folder / CHECKSUMS} is damaged: it should map file names to SHA-256; restore it")
+    for name, expected in recorded.items():
+        path = folder / name
+        if not path.is_file():
+            raise FoveaError(f"{path} is missing, though {CHECKSUMS} beside it lists it; restore the file")
+        if (found := sha256_file(path)) != expected:
+            raise FoveaError(
+                f"{path} is damaged or was changed: its SHA-256 is {found}, recorded was {expected}; restore the "
+                f"file or use another checkpoint (after a change that was meant, delete {folder / CHECKSUMS})"
+            )
 
 
 def require_space(folder: str | Path, needed: int, what: str) -> None:

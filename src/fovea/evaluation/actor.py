@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from fovea.data import keys
-from fovea.data.files import sha256_file
+from fovea.data.files import check_checksums, sha256_file
 from fovea.errors import FoveaError
 
 Observation = dict[str, Any]
 
 STATE_SIZE, ACTION_SIZE = 8, 7
+ADAPTER = "adapter_model.safetensors"  # what PEFT (LoRA) saves instead of all weights
 
 
 class Actor:
@@ -49,11 +51,13 @@ class Actor:
                 does not exist, or the policy wants what LIBERO does not show.
         """
         folder = checkpoint / "pretrained_model" if (checkpoint / "pretrained_model").is_dir() else checkpoint
-        for name in ("config.json", "model.safetensors"):
+        names = ("config.json", ADAPTER if (folder / ADAPTER).is_file() else "model.safetensors")
+        for name in names:
             if not (folder / name).is_file():
                 raise FoveaError(
                     f"expected a checkpoint with {name} in {folder}, found none; train a policy first"
                 )
+        check_checksums(folder)
         policy, before, after = _load_policy(folder, changes)
         _check_features(folder, policy.config, before)
         kind = Actor if hasattr(policy, "new_episode") else SelectActor
@@ -182,14 +186,36 @@ def _load_policy(folder: Path, changes: dict[str, Any]) -> tuple[Any, Any, Any]:
         setattr(config, name, value)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # LeRobot says there that it loads; numbers go to ours
-            policy = policy_class.from_pretrained(folder, config=config, strict=True)
+            if (folder / ADAPTER).is_file():
+                policy = _with_adapter(policy_class, config, folder)
+            else:
+                policy = policy_class.from_pretrained(folder, config=config, strict=True)
         overrides = {"device_processor": {"device": config.device}}
         before, after = make_pre_post_processors(
             config, pretrained_path=str(folder), preprocessor_overrides=overrides
         )
-    except (RuntimeError, ValueError, KeyError, ImportError, FileNotFoundError) as error:
+    except (RuntimeError, ValueError, KeyError, ImportError, FileNotFoundError, SafetensorError) as error:
         raise FoveaError(f"LeRobot cannot load the {config.type} policy in {folder}: {error}") from error
     return policy, before, after
+
+
+def _with_adapter(policy_class: Any, config: Any, folder: Path) -> Any:
+    """The policy that an adapter was trained on, with the adapter's weights added to its own.
+
+    Raises:
+        FoveaError: that policy's folder is not there any more.
+    """
+    from peft import PeftConfig, PeftModel
+
+    adapter = PeftConfig.from_pretrained(str(folder))
+    base = Path(adapter.base_model_name_or_path or "")
+    if not (base / "model.safetensors").is_file():
+        raise FoveaError(
+            f"the adapter in {folder} belongs to the policy in {base}, which is not there; put it back, or correct "
+            "base_model_name_or_path in adapter_config.json"
+        )
+    policy = policy_class.from_pretrained(base, config=config, strict=True)
+    return PeftModel.from_pretrained(policy, str(folder), config=adapter).merge_and_unload()
 
 
 def _check_features(folder: Path, config: Any, preprocessor: Any) -> None:
@@ -217,6 +243,7 @@ def _check_features(folder: Path, config: Any, preprocessor: Any) -> None:
 
 def _identity(folder: Path, changes: dict[str, Any]) -> str:
     """16 hex digits of the weights, the configuration, the processors, and the changes."""
-    files = [folder / "model.safetensors", folder / "config.json", *sorted(folder.glob("policy_*processor*"))]
+    weights = [folder / name for name in ("model.safetensors", ADAPTER) if (folder / name).is_file()]
+    files = [*weights, folder / "config.json", *sorted(folder.glob("policy_*processor*"))]
     parts = [sha256_file(path) for path in files] + [json.dumps(changes, sort_keys=True, default=str)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

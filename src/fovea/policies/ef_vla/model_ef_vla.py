@@ -114,8 +114,17 @@ class EFVLAModel(nn.Module):
         """
         return self.predict(self.tokens(patches, words, proprio))
 
-    def tokens(self, patches: Tensor, words: Tokens, proprio: Tensor | None) -> Tensor:
-        """One policy token a frame, f_t = concat[text | cameras | proprioception] -> (B, T, W)."""
+    def tokens(
+        self,
+        patches: Tensor,
+        words: Tokens,
+        proprio: Tensor | None,
+        maps: list[list[Tensor]] | None = None,
+    ) -> Tensor:
+        """One policy token a frame, f_t = concat[text | cameras | proprioception] -> (B, T, W).
+
+        `maps` gets, for every camera, the attention (B * T, heads, R, fused tokens) of each block of its pooling.
+        """
         config = self.config
         fused = self.fusion(patches, words)
         time = patches.shape[1]
@@ -126,7 +135,10 @@ class EFVLAModel(nn.Module):
                 text = text * (torch.rand(len(text), 1, device=text.device) >= config.text_dropout)
             parts.append(text[:, None].expand(-1, time, -1))
         for camera, pooling in enumerate(self.vision_pooling):
-            parts.append(pooling(Tokens(fused.values[:, :, camera], fused.mask[:, :, camera])))
+            seen: list[Tensor] | None = None if maps is None else []
+            parts.append(pooling(Tokens(fused.values[:, :, camera], fused.mask[:, :, camera]), seen))
+            if maps is not None and seen is not None:
+                maps.append(seen)
         if self.proprio is not None:
             if proprio is None:
                 raise FoveaError(
@@ -152,6 +164,20 @@ class EFVLAModel(nn.Module):
             return self.head(self.transformer.step(token, state.cache))
         state.cache = None
         return self.predict(torch.stack(state.window, dim=1))[:, -1]
+
+    def pooling_attention(self, patches: Tensor, words: Tokens, proprio: Tensor | None) -> Tensor:
+        """Where the readouts of every pooling block look in the pictures: (blocks, B, T, C, heads, R, N).
+
+        Late fusion: the attention itself. Early fusion: readouts attend to words, which collected patches, so the two
+        weights are chained; each row sums to one either way.
+        """
+        maps: list[list[Tensor]] = []
+        self.tokens(patches, words, proprio, maps)
+        lead = patches.shape[:2]
+        weights = torch.stack([torch.stack(camera).unflatten(1, lead) for camera in maps], dim=3)
+        if isinstance(self.fusion, EarlyFusion):
+            weights = weights @ self.attention(patches, words)[:, :, :, None]
+        return weights
 
     def attention(self, patches: Tensor, words: Tokens) -> Tensor:
         """Word-to-patch weights (B, T, C, M, N) of early fusion.

@@ -6,17 +6,16 @@ Shape letters: B batch, T time, C cameras, N patches, M words, D joint width, W 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
-from safetensors import safe_open
 from torch import Tensor
 
 from fovea.actions import ChunkEnsemble, absolute_chunk, relative_chunk
 from fovea.encoders import Encoder
 from fovea.errors import FoveaError
+from fovea.policies.checked import CheckedWeights
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, STATE, EFVLAConfig
 from fovea.policies.ef_vla.features_ef_vla import FrozenFeatures, feature_key
 from fovea.policies.ef_vla.model_ef_vla import EFVLAModel
@@ -44,7 +43,16 @@ class WordAttention:
     cameras: list[str]
 
 
-class EFVLAPolicy(PreTrainedPolicy):
+@dataclass(frozen=True)
+class PoolingAttention:
+    """Where readouts look: weights (blocks, B, T, C, heads, R, N), `grid` of a camera's N patches, camera keys."""
+
+    weights: Tensor
+    grid: tuple[int, int]
+    cameras: list[str]
+
+
+class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
     """EF-VLA behind LeRobot's interface; LF-VLA with `config.fusion = "late"`.
 
     The encoder is frozen and no part of the weights: it is built from its name when words or pictures first
@@ -54,7 +62,11 @@ class EFVLAPolicy(PreTrainedPolicy):
     Args:
         config: the configuration; missing encoder facts are filled in from the encoder.
         encoder: use this encoder instead of building one (several policies may share it).
-        dataset_stats, dataset_meta: LeRobot's; not used, scaling is the processors' work.
+        dataset_stats: LeRobot's; they only tell whether the last action is a gripper that opens or closes.
+        dataset_meta: LeRobot's, not used: scaling is the processors' work.
+
+    Raises:
+        FoveaError: features or statistics of the dataset do not fit the configuration.
     """
 
     config_class = EFVLAConfig
@@ -72,6 +84,7 @@ class EFVLAPolicy(PreTrainedPolicy):
         super().__init__(config)
         if config.input_features:
             config.validate_features()
+        _check_gripper(config, dataset_stats)
         self._features = FrozenFeatures(config, encoder)
         self.model = EFVLAModel(config)
         self.reset()
@@ -125,9 +138,10 @@ class EFVLAPolicy(PreTrainedPolicy):
             target = target.gather(1, order[..., None, None].expand_as(target))
             mask = (mask & ~padded[..., None]).gather(1, order[..., None].expand_as(mask))
         loss, parts = self.model.head.loss(self.model.predict(tokens), target, mask)
-        weight = mask.flatten(1).sum(1).to(loss.dtype)
-        weight = weight / weight.sum().clamp(min=1)  # every real action counts the same
+        real = mask.flatten(1).sum(1).to(loss.dtype)
+        weight = real / real.sum().clamp(min=1)  # every real action counts the same
         info = {name: (value.detach() * weight).sum().item() for name, value in parts.items()}
+        info["weight"] = real.sum().item()  # how many actions the mean is over: the trainer averages over processes
         return (loss if reduction == "none" else (loss * weight).sum()), info
 
     def get_optim_params(self) -> list[dict[str, Any]]:
@@ -228,38 +242,43 @@ class EFVLAPolicy(PreTrainedPolicy):
     @torch.no_grad()
     def attention(self, batch: dict[str, Any]) -> WordAttention:
         """Word-to-patch maps of frames (B, ...) or windows (B, T, ...); early fusion only."""
-        keys = self.config.camera_keys
-        key, frame_axes = (keys[0], 4) if keys[0] in batch else (feature_key(keys[0]), 3)
-        patches, words, _ = self._inputs(batch, time=key in batch and batch[key].ndim > frame_axes)
+        patches, words, _ = self._inputs(batch, time=self._has_time(batch))
         grid = self.config.encoder_grid or (0, 0)
-        return WordAttention(self.model.attention(patches, words).unflatten(-1, grid), words.mask, keys)
+        weights = self.model.attention(patches, words).unflatten(-1, grid)
+        return WordAttention(weights, words.mask, self.config.camera_keys)
 
-    # -- loading -------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def pooling_attention(self, batch: dict[str, Any]) -> PoolingAttention:
+        """Where the readouts look that make the policy's tokens, for frames (B, ...) or windows (B, T, ...)."""
+        self.eval()
+        weights = self.model.pooling_attention(*self._inputs(batch, time=self._has_time(batch)))
+        return PoolingAttention(weights, self.config.encoder_grid or (0, 0), self.config.camera_keys)
 
-    @classmethod
-    def _load_as_safetensor(
-        cls, model: "EFVLAPolicy", model_file: str, map_location: str, strict: bool
-    ) -> "EFVLAPolicy":
-        """Load weights; missing, unexpected or misshapen ones are always refused (LeRobot would not mind)."""
-        if not Path(model_file).is_file():
-            raise FoveaError(
-                f"expected weights in {model_file}, found no such file; is this a policy's folder?"
-            )
-        with safe_open(model_file, framework="pt") as file:
-            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-        problems = [
-            *(f"missing {key}" for key in sorted(wanted.keys() - found.keys())),
-            *(f"unexpected {key}" for key in sorted(found.keys() - wanted.keys())),
-            *(
-                f"{key} has shape {found[key]} instead of {wanted[key]}"
-                for key in sorted(wanted.keys() & found.keys())
-                if found[key] != wanted[key]
-            ),
-        ]
-        if problems:
-            raise FoveaError(
-                f"expected {model_file} to hold exactly the weights that its configuration describes, got:\n  "
-                + "\n  ".join(problems)
-            )
-        return super()._load_as_safetensor(model, model_file, map_location, strict=True)
+    def _has_time(self, batch: dict[str, Any]) -> bool:
+        """Whether pictures or features of a batch have a time axis."""
+        picture = self.config.camera_keys[0]
+        key, frame_axes = (picture, 4) if picture in batch else (feature_key(picture), 3)
+        return key in batch and batch[key].ndim > frame_axes
+
+    # -- fine-tuning ---------------------------------------------------------------------------------------
+
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        """LeRobot's `--peft.method_type=LORA`: adapters on every linear layer of the poolings and the transformer."""
+        return {"target_modules": "all-linear", "modules_to_save": []}
+
+
+def _check_gripper(config: EFVLAConfig, stats: dict[str, Any] | None) -> None:
+    """Refuse to train a gripper that opens or closes on a last action that is something else.
+
+    Raises:
+        FoveaError: the dataset's last action leaves [-1, 1].
+    """
+    action = (stats or {}).get(ACTION, {})
+    if config.gripper_loss != "bce" or not {"min", "max"} <= action.keys():
+        return
+    low, high = float(action["min"][-1]), float(action["max"][-1])
+    if low < -1.01 or high > 1.01:
+        raise FoveaError(
+            f"expected a last action of -1 (open) to +1 (close) with gripper_loss=bce, got {low:g} to {high:g} in the "
+            "dataset; set --policy.gripper_loss=l1 for another kind of gripper, or for none"
+        )

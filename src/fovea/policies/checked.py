@@ -1,0 +1,67 @@
+"""Weights that are loaded whole or not at all, whoever loads them.
+
+LeRobot loads with `strict=False` unless told otherwise: a policy with half its weights missing would act, badly. A
+policy that has `CheckedWeights` among its bases, before LeRobot's, refuses that in `lerobot-eval` and `lerobot-train`
+too.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from fovea.data.files import check_checksums, write_checksums
+from fovea.errors import FoveaError
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class CheckedWeights:
+    """Mixin: `class MyPolicy(CheckedWeights, PreTrainedPolicy)`.
+
+    Saving adds checksums.json. Loading refuses files that differ from it, and missing, unexpected or misshapen weights;
+    a folder without checksums.json (saved elsewhere) is only checked for the latter.
+    """
+
+    def _save_pretrained(self, save_directory: Path, *args: Any, **kwargs: Any) -> None:
+        super()._save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        write_checksums(Path(save_directory), (CONFIG, WEIGHTS))
+
+    @classmethod
+    def _load_as_safetensor(cls, model: nn.Module, model_file: str, map_location: str, strict: bool) -> Any:
+        check_weights(model, Path(model_file))
+        check_checksums(Path(model_file).parent)
+        return super()._load_as_safetensor(model, model_file, map_location, strict=True)  # type: ignore[misc]
+
+
+def check_weights(model: nn.Module, file: Path) -> None:
+    """Compare the names and shapes of a safetensors file with a model's.
+
+    Raises:
+        FoveaError: the file is missing or damaged, or lists every weight that is missing, unexpected or misshapen.
+    """
+    if not file.is_file():
+        raise FoveaError(f"expected weights in {file}, found no such file; is this a policy's folder?")
+    try:
+        with safe_open(file, framework="pt") as content:
+            found = {key: tuple(content.get_slice(key).get_shape()) for key in content.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise FoveaError(
+            f"{file} is truncated or damaged ({error}); restore it or use another checkpoint"
+        ) from error
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    problems = [
+        *(f"missing {key}" for key in sorted(wanted.keys() - found.keys())),
+        *(f"unexpected {key}" for key in sorted(found.keys() - wanted.keys())),
+        *(
+            f"{key} has shape {found[key]} instead of {wanted[key]}"
+            for key in sorted(wanted.keys() & found.keys())
+            if found[key] != wanted[key]
+        ),
+    ]
+    if problems:
+        raise FoveaError(
+            f"expected {file} to hold exactly the weights that its configuration describes, got:\n  "
+            + "\n  ".join(problems)
+        )
