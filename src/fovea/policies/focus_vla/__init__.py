@@ -1,0 +1,1 @@
+"""FocusVLA: cascaded attention, and focus on the vision tokens that matter (configuration, modeling, processor)."""

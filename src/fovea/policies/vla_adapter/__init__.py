@@ -1,0 +1,1 @@
+"""VLA-Adapter, base and pro (configuration, modeling, processor, converter)."""

@@ -1,0 +1,1 @@
+"""What VLA-Adapter and FocusVLA share: configuration, network, acting, processors."""

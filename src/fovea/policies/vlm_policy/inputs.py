@@ -1,0 +1,141 @@
+"""How a batch becomes the inputs of a VLM and of the policy on top of it.
+
+Shape letters: L layers, B batch, C cameras, N patches of a camera, M = C * N, Q action queries, D width of the VLM,
+R width of the raw vision features, P proprioception.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fovea.data.keys import features_key
+from fovea.errors import FoveaError
+from fovea.policies.vlm_policy.configuration import (
+    QUERY_STATES,
+    RAW_FEATURES,
+    STATE,
+    VISION_MASK,
+    VISION_STATES,
+    VLMPolicyConfig,
+)
+from fovea.vlm.states import VLMStates
+
+
+class VLMInputs:
+    """Reads batches of one frame a sample, with or without a time axis of length 1."""
+
+    def __init__(self, config: VLMPolicyConfig) -> None:
+        self.config = config
+
+    def count(self, batch: dict[str, Any]) -> int:
+        """B."""
+        return len(self._column(batch, STATE))
+
+    def rows(self, batch: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
+        """Samples of a batch."""
+        count = self.count(batch)
+        some: dict[str, Any] = {}
+        for key, value in batch.items():
+            if isinstance(value, Tensor) and value.ndim and len(value) == count:
+                some[key] = value[list(chosen)]
+            elif isinstance(value, list | tuple) and len(value) == count:
+                some[key] = [value[i] for i in chosen]
+        return some
+
+    def features(
+        self, batch: dict[str, Any], encode: Callable[[Tensor], Tensor], device: torch.device
+    ) -> Tensor:
+        """Cached or freshly encoded raw features (B, M, R), camera after camera.
+
+        Raises:
+            FoveaError: neither pictures nor features of every camera.
+        """
+        keys = self.config.camera_keys
+        cached = [features_key(key) for key in keys]
+        if all(key in batch for key in cached):
+            if self.config.uses_pixels:
+                raise FoveaError(
+                    "expected pictures, got cached features: the vision encoder of this policy's VLM is trained "
+                    f"(vlm.trainable={self.config.vlm.trainable}), so they are not its features"
+                )
+            cameras = [self._frame(batch[key], 3, key) for key in cached]
+            return torch.cat([camera.to(device, torch.float32) for camera in cameras], dim=1)
+        if not all(key in batch for key in keys):
+            raise FoveaError(
+                f"expected all of {keys} or all of {cached} in the batch, got {sorted(batch)}; "
+                "rename the cameras or set input_features"
+            )
+        pictures = [as_uint8(self._frame(batch[key], 4, key)).to(device) for key in keys]
+        if len({picture.shape for picture in pictures}) == 1:
+            return encode(torch.stack(pictures, dim=1))
+        largest = max((picture.shape[-2:] for picture in pictures), key=lambda size: size[0] * size[1])
+        resized = [_resized(picture, (int(largest[0]), int(largest[1]))) for picture in pictures]
+        return encode(torch.stack(resized, dim=1))
+
+    def sentences(self, batch: dict[str, Any]) -> list[str]:
+        """B instructions."""
+        sentences = batch.get("task")
+        if isinstance(sentences, str) or not isinstance(sentences, Sequence):
+            raise FoveaError(f"expected one instruction in words per sample under `task`, got {sentences!r}")
+        return list(sentences)
+
+    def mask(self, batch: dict[str, Any], device: torch.device) -> Tensor | None:
+        """(B, M) of vision tokens that exist, where the batch says so."""
+        return batch[VISION_MASK].to(device).bool() if VISION_MASK in batch else None
+
+    def proprio(self, batch: dict[str, Any], device: torch.device) -> Tensor:
+        """(B, P), clipped to [-1, 1] where that is where most of it lies."""
+        state = self._frame(self._column(batch, STATE).to(device, torch.float32), 2, STATE)
+        return state.clamp(-1, 1) if self.config.clips("STATE") else state
+
+    def extra(self, batch: dict[str, Any], device: torch.device) -> Tensor | None:
+        """Tokens computed elsewhere (B, M', X), for representation vggt."""
+        if self.config.representation != "vggt":
+            return None
+        tokens = self._column(batch, self.config.extra_key)
+        return self._frame(tokens, 3, self.config.extra_key).to(device, torch.float32)
+
+    def given_states(self, batch: dict[str, Any], device: torch.device) -> VLMStates:
+        """States of a VLM that ran elsewhere."""
+        vision, queries = (
+            self._column(batch, key).to(device, torch.float32).transpose(0, 1)
+            for key in (VISION_STATES, QUERY_STATES)
+        )
+        features = batch.get(RAW_FEATURES)
+        features = vision[-1] if features is None else features.to(device, torch.float32)
+        return VLMStates(vision, queries, features, self.mask(batch, device))
+
+    def _column(self, batch: dict[str, Any], key: str) -> Tensor:
+        if key not in batch:
+            raise FoveaError(f"expected {key} in the batch, got {sorted(batch)}")
+        return batch[key]
+
+    def _frame(self, values: Tensor, axes: int, key: str) -> Tensor:
+        """Drop a time axis of length 1 behind the batch axis."""
+        if values.ndim == axes + 1 and values.shape[1] == 1:
+            return values[:, 0]
+        if values.ndim != axes:
+            raise FoveaError(
+                f"expected one frame a sample under {key}, {axes} axes, got {tuple(values.shape)}; "
+                "these policies see the present frame only"
+            )
+        return values
+
+
+def as_uint8(pictures: Tensor) -> Tensor:
+    """Pictures as encoders take them; floats are expected in [0, 1], as LeRobot decodes them."""
+    if pictures.dtype == torch.uint8:
+        return pictures
+    return (pictures.float() * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 pictures (B, 3, h, w) of another size."""
+    if pictures.shape[-2:] == size:
+        return pictures
+    resized = torch.nn.functional.interpolate(
+        pictures.float(), size=size, mode="bilinear", antialias=True, align_corners=False
+    )
+    return resized.round().clamp(0, 255).to(torch.uint8)

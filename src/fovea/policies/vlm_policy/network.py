@@ -1,0 +1,184 @@
+"""The trainable policy on top of a VLM: one block per layer of the VLM, from chunk latents to actions.
+
+Shape letters: L layers, B batch, M vision tokens (camera after camera), Q action queries, D width of the policy,
+R width of the raw vision features, X width of tokens computed elsewhere, H horizon, A action, P proprioception.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fovea.errors import FoveaError
+from fovea.fusion import CascadedAttention, MixedAttention, Selection
+from fovea.fusion.cascaded import Order
+from fovea.heads import ChunkHead, ChunkStem
+from fovea.nn.attention import check_heads
+from fovea.policies.vlm_policy.configuration import VLMPolicyConfig
+from fovea.vlm.states import VLMStates
+
+
+@dataclass(frozen=True)
+class VLMFacts:
+    """What a policy has to know of its VLM: L, width of its states, R and a camera's (rows, columns) of patches."""
+
+    layers: int
+    width: int
+    feature_width: int
+    grid: tuple[int, int] | None = None
+
+
+class PolicyBlock(nn.Module):
+    """Attention, then ReLU(Linear(LN(attended + x))), VLA-Adapter's feed-forward (eqs. 5 and 8).
+
+    With `film`, the layer that VLA-Adapter-Pro's weights hold and nothing reads.
+    """
+
+    def __init__(self, width: int, attention: MixedAttention | CascadedAttention, film: bool) -> None:
+        super().__init__()
+        self.attention = attention
+        self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
+        self.film = nn.Linear(width, 2 * width) if film else None
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        maps: list[Tensor] | None,
+    ) -> Tensor:
+        return self.ffn(self.attention(x, context, keys, values, mask, maps) + x)
+
+
+class ChunkNetwork(nn.Module):
+    """States of a VLM and proprioception in, a chunk of actions out; every part is chosen by the configuration.
+
+    Vision that does not depend on the layer (raw features, tokens from elsewhere) is projected once a frame; keys and
+    values of the layers are not computed at all where reassociation is cheaper (see `fovea.nn.attention.key_scores`).
+
+    Args:
+        config: pattern, selection, gate, representation and sizes.
+        vlm: what the states will be like.
+    """
+
+    def __init__(self, config: VLMPolicyConfig, vlm: VLMFacts) -> None:
+        super().__init__()
+        self.config, self.vlm = config, vlm
+        width = config.dim_model or vlm.width
+        check_heads(width, config.n_heads)
+        self.cameras = len(config.camera_keys)
+        self.stem = ChunkStem(
+            config.chunk_size,
+            config.action_size * vlm.width,
+            width,
+            learned=config.chunk_queries == "learned",
+        )
+        self.proprio = nn.Sequential(
+            nn.Linear(config.proprio_size, vlm.width), nn.GELU(), nn.Linear(vlm.width, vlm.width)
+        )
+        sources = {"vlm": "vlm vlm", "ds": "ds ds", "vlm+ds": "vlm ds", "vggt": "extra extra"}
+        self.key_source, self.value_source = sources[config.representation].split()
+        used = (self.key_source, self.value_source)
+        self.downsample = nn.Linear(vlm.feature_width, width) if "ds" in used else None
+        self.adapter = nn.Linear(config.extra_width, width) if "extra" in used else None
+        self.blocks = nn.ModuleList(
+            PolicyBlock(width, self._attention(width), config.film) for _ in range(vlm.layers)
+        )
+        self.head = ChunkHead(width, config.action_size)
+
+    def _attention(self, width: int) -> MixedAttention | CascadedAttention:
+        config = self.config
+        widths: dict[str, Any] = {
+            "query_width": self.vlm.width,
+            "key_width": self.vlm.width if self.key_source == "vlm" else width,
+            "value_width": self.vlm.width if self.value_source == "vlm" else width,
+            "selection": Selection(config.top_k, config.top_k_scope, self.cameras),
+            "gate": config.gate,
+            "rotary": config.rotary,
+        }
+        if config.attention == "mixed":
+            return MixedAttention(width, config.n_heads, separate=config.separate_projections, **widths)
+        order: Order = "parallel" if config.attention == "parallel" else "sequential"
+        return CascadedAttention(width, config.n_heads, order=order, **widths)
+
+    def forward(
+        self,
+        states: VLMStates,
+        proprio: Tensor,
+        *,
+        extra: Tensor | None = None,
+        latent: Tensor | None = None,
+        maps: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Predict a chunk.
+
+        Args:
+            states: of the VLM, L layers.
+            proprio: (B, P), scaled.
+            extra: (B, M', X) tokens computed elsewhere, for representation vggt.
+            latent: (B, H, A x VLM width), where the chunk begins; None takes the stem's own.
+            maps: gets L attention maps (B, heads, H, M) of actions to vision.
+
+        Returns:
+            (B, H, A), scaled.
+
+        Raises:
+            FoveaError: other states or proprioception than configured, or no `extra` where it is needed.
+        """
+        self._check(states, proprio, extra)
+        fixed, mask = self._fixed_tokens(states, extra)
+        token = self.proprio(proprio)[:, None]
+        x = self.stem(len(proprio), latent)
+        for index, block in enumerate(self.blocks):
+            vision = states.vision[index]
+            if "vlm" in (self.key_source, self.value_source):
+                vision = self._pooled(vision)
+            keys = vision if self.key_source == "vlm" else fixed
+            values = vision if self.value_source == "vlm" else fixed
+            context = torch.cat([states.queries[index], token], dim=1)
+            x = block(x, context, keys, values, mask, maps)
+        return self.head(x)
+
+    def _fixed_tokens(self, states: VLMStates, extra: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Vision tokens that are the same for every layer, (B, M, D), and the mask of all vision tokens."""
+        if self.adapter is not None:
+            assert extra is not None
+            return self.adapter(extra), None
+        mask = states.mask
+        if mask is not None:
+            mask = self._pooled(mask[..., None].to(states.vision.dtype))[..., 0] > 0
+        if self.downsample is None:
+            return states.features, mask
+        return self.downsample(self._pooled(states.features)), mask
+
+    def _pooled(self, tokens: Tensor) -> Tensor:
+        """2x2 mean pooling inside every camera, where configured: (B, C * rows * columns, W) -> a quarter of them."""
+        if not self.config.pool_vision:
+            return tokens
+        count = tokens.shape[1] // self.cameras
+        rows, columns = self.vlm.grid or (math.isqrt(count), math.isqrt(count))
+        if tokens.shape[1] != self.cameras * rows * columns or rows % 2 or columns % 2:
+            raise FoveaError(
+                f"expected {self.cameras} cameras with an even grid of patches to pool 2x2, got {tokens.shape[1]} "
+                f"tokens and a grid of {rows} x {columns}; set pool_vision=false"
+            )
+        shape = (self.cameras, rows // 2, 2, columns // 2, 2)
+        return tokens.unflatten(1, shape).mean((3, 5)).flatten(1, 3)
+
+    def _check(self, states: VLMStates, proprio: Tensor, extra: Tensor | None) -> None:
+        vlm, got = self.vlm, tuple(states.vision.shape)
+        if len(states.vision) != vlm.layers or states.vision.shape[-1] != vlm.width:
+            raise FoveaError(f"expected states ({vlm.layers}, B, M, {vlm.width}) of the VLM, got {got}")
+        if proprio.shape[1:] != (self.config.proprio_size,):
+            raise FoveaError(
+                f"expected proprioception (B, {self.config.proprio_size}), got {tuple(proprio.shape)}"
+            )
+        if self.adapter is not None and (extra is None or extra.shape[-1] != self.config.extra_width):
+            raise FoveaError(
+                f"expected tokens (B, M, {self.config.extra_width}) under {self.config.extra_key} for "
+                f"representation={self.config.representation}, got {None if extra is None else tuple(extra.shape)}"
+            )

@@ -1,0 +1,19 @@
+"""LeRobot's processor pipelines for policies over a VLM: q01 and q99 become -1 and 1, the gripper stays."""
+
+from typing import Any
+
+from lerobot.processor import PolicyProcessorPipeline
+
+from fovea.policies.statistics import make_adjusted_processors
+from fovea.policies.vlm_policy.configuration import ACTION, STATE, VLMPolicyConfig
+
+
+def make_processors(
+    config: VLMPolicyConfig, dataset_stats: dict[str, dict[str, Any]] | None = None
+) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
+    """Build LeRobot's default pipelines over quantiles (see `fovea.policies.statistics`).
+
+    A gripper that is played as open or close (`binary_gripper`) stays -1 or +1.
+    """
+    rules = {STATE: "quantiles", ACTION: "quantiles_but_gripper" if config.binary_gripper else "quantiles"}
+    return make_adjusted_processors(config, dataset_stats, rules)
