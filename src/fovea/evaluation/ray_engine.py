@@ -46,26 +46,8 @@ class RayEngine:
     """
 
     def __init__(self, address: str | None = None) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry unless asked for
-        try:
-            import ray
-        except ModuleNotFoundError as error:
-            raise FoveaError(
-                "--engine ray needs Ray, which is not installed: `pip install 'lerobot_policy_fovea[ray]'`"
-            ) from error
+        ray, self._ours = connect(address)
         self._ray = ray
-        self._ours = not ray.is_initialized()
-        if self._ours:
-            try:
-                ray.init(
-                    address=address, include_dashboard=False, configure_logging=False, log_to_driver=False
-                )
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise FoveaError(
-                    f"expected a Ray cluster at {address or os.environ.get('RAY_ADDRESS')}, "
-                    f"could not connect ({error}); "
-                    "start one with `ray start --head`, or leave --ray_address out to use this machine"
-                ) from error
         self._actors = ray.remote(num_cpus=1, scheduling_strategy="SPREAD", max_restarts=0)(Simulator)
 
     def employ(self, render: dict[str, Any]) -> RayWorker:
@@ -80,6 +62,31 @@ class RayEngine:
     def close(self) -> None:
         if self._ours:
             self._ray.shutdown()
+
+
+def connect(address: str | None = None) -> tuple[Any, bool]:
+    """The module `ray`, connected to a cluster, and whether it was this call that connected.
+
+    Raises:
+        FoveaError: Ray is not installed, or no cluster answers at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry unless asked for
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise FoveaError(
+            "--engine ray needs Ray, which is not installed: `pip install 'lerobot_policy_fovea[ray]'`"
+        ) from error
+    if ray.is_initialized():
+        return ray, False
+    try:
+        ray.init(address=address, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise FoveaError(
+            f"expected a Ray cluster at {address or os.environ.get('RAY_ADDRESS')}, could not connect ({error}); "
+            "start one with `ray start --head`, or leave --ray_address out to use this machine"
+        ) from error
+    return ray, True
 
 
 def _reason(error: Exception) -> str:

@@ -1,1 +1,1 @@
-"""Encoder grafting: which vision encoder suits which VLA backbone, before anyone spends a cluster (arXiv 2606.14153)."""
+"""Encoder grafting: which vision encoder suits which VLA backbone, before a cluster is spent (arXiv 2606.14153)."""
