@@ -59,15 +59,16 @@ def append_line(path: str | Path, line: str) -> None:
 
 @contextmanager
 def full_disk_named(path: str | Path) -> Iterator[None]:
-    """What writes inside fails on a full disk (or quota) with a `FoveaError` that names the folder."""
+    """What writes inside fails on a full disk (quota, largest file) with a `FoveaError` that names the folder."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
+        reason = "" if error.errno == errno.ENOSPC else f" ({os.strerror(error.errno)})"
         raise FoveaError(
-            f"the disk of {Path(path).absolute().parent} is full; free some space and run the same command again: "
-            "what was finished is kept"
+            f"the disk of {Path(path).absolute().parent} is full{reason}; free some space and run the same command "
+            "again: what was finished is kept"
         ) from error
 
 
