@@ -190,8 +190,12 @@ class TinyEncoder(Encoder):
 
     def encode_image(self, images: Tensor) -> Tokens:
         """uint8 (B, 3, H, W), upright RGB -> patches at `tap`, values (B, N, D), L2-normalised."""
-        values = self.image(self.preprocess(images), self.tap)
+        values = self.patches(self.preprocess(images))
         return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """Preprocessed pixels (B, 3, S, S) -> patches at `tap` (B, N, D), L2-normalised."""
+        return self.image(pixels, self.tap)
 
     def encode_text(self, sentences: Sequence[str]) -> Tokens:
         """Sentences -> words, values (B, M, D), L2-normalised and zero on padding; mask True on words."""
