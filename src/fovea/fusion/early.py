@@ -28,6 +28,11 @@ class EarlyFusion(Fusion):
         super().__init__(width, grid, cameras, **options)
         self.log_scale = nn.Parameter(torch.full((cameras,), math.log(1 / temperature)))
 
+    @property
+    def scale(self) -> Tensor:
+        """1 / tau, one a camera (C,)."""
+        return self.log_scale.exp().clamp(max=MAX_SCALE)
+
     def forward(self, patches: Tensor, words: Tokens) -> Tokens:
         """Patches (B, T, C, N, D), words (B, M, D) -> one token a word, (B, T, C, M, V)."""
         patches = patches.to(words.values.dtype)
@@ -42,5 +47,4 @@ class EarlyFusion(Fusion):
         batch, time, cameras, count, _ = patches.shape
         similarity = words.values @ patches.flatten(1, 3).transpose(1, 2)  # one product for all frames
         similarity = similarity.view(batch, -1, time, cameras, count).permute(0, 2, 3, 1, 4)
-        scale = self.log_scale.exp().clamp(max=MAX_SCALE)
-        return (similarity * scale[:, None, None]).softmax(dim=-1)
+        return (similarity * self.scale[:, None, None]).softmax(dim=-1)

@@ -33,15 +33,27 @@ class CrossAttention(nn.Module):
         self.value = nn.Linear(context_width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend; `mask` (B, M) is True where the context is real."""
+    def forward(
+        self, x: Tensor, context: Tensor, mask: Tensor | None = None, maps: list[Tensor] | None = None
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, N, D).
+            context: (B, M, K).
+            mask: (B, M), True where the context is real.
+            maps: gets the attention (B, heads, N, M) appended.
+        """
         q = split_heads(self.query(x), self.heads)
         attend = None if mask is None else mask[:, None, None, :]
-        if cheaper_unprojected(q, self.key, context):
+        if maps is not None or cheaper_unprojected(q, self.key, context):
             scores = key_scores(q * q.shape[-1] ** -0.5, self.key, context)
             if attend is not None:
                 scores = scores.masked_fill(~attend, float("-inf"))
-            return self.out(merge_heads(collect_values(scores.softmax(dim=-1), self.value, context)))
+            weights = scores.softmax(dim=-1)
+            if maps is not None:
+                maps.append(weights)
+            return self.out(merge_heads(collect_values(weights, self.value, context)))
         k, v = split_heads(self.key(context), self.heads), split_heads(self.value(context), self.heads)
         return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=attend)))
 

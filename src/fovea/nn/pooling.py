@@ -30,9 +30,11 @@ class ReadoutBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = mlp(width, hidden)
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor, mask: Tensor | None, maps: list[Tensor] | None = None
+    ) -> Tensor:
         normed = self.attention_norm(x)
-        x = (normed if self.style == "otter" else x) + self.attention(normed, context, mask)
+        x = (normed if self.style == "otter" else x) + self.attention(normed, context, mask, maps)
         normed = self.mlp_norm(x)
         return (normed if self.style == "otter" else x) + self.mlp(normed)
 
@@ -75,12 +77,15 @@ class Readouts(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """Tokens (..., N, K) -> (..., O). Masked tokens never matter; each row must hold a real one."""
+    def forward(self, tokens: Tokens, maps: list[Tensor] | None = None) -> Tensor:
+        """Tokens (..., N, K) -> (..., O). Masked tokens never matter; each row must hold a real one.
+
+        `maps` gets the attention (B, heads, R, N) of every block appended, leading axes in one.
+        """
         lead = tokens.values.shape[:-2]
         context = self.context_norm(tokens.values.flatten(0, -3))
         mask = None if tokens.mask.all() else tokens.mask.flatten(0, -2)
         x = self.query.expand(len(context), -1, -1)
         for block in self.blocks:
-            x = block(x, context, mask)
+            x = block(x, context, mask, maps)
         return self.norm(x).reshape(*lead, -1)
