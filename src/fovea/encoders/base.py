@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fovea.errors import FoveaError
@@ -102,6 +103,19 @@ def check_images(images: Tensor) -> None:
             f"expected uint8 pictures of shape (B, 3, H, W), got {images.dtype} {tuple(images.shape)}; "
             "channels come second and values are 0..255"
         )
+
+
+def normalise_pixels(
+    images: Tensor, size: int, mean: Sequence[float], std: Sequence[float], interpolation: str = "bicubic"
+) -> Tensor:
+    """uint8 (B, 3, H, W) -> float (B, 3, size, size): squashed with antialiasing, minus mean, over std (of [0, 1])."""
+    check_images(images)
+    pixels = images.float() / 255
+    if pixels.shape[-2:] != (size, size):
+        pixels = F.interpolate(pixels, (size, size), mode=interpolation, antialias=True, align_corners=False)
+        pixels = pixels.clamp(0, 1)
+    centre, spread = (pixels.new_tensor(values)[:, None, None] for values in (mean, std))
+    return (pixels - centre) / spread
 
 
 def check_sentences(sentences: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,14 +12,20 @@ from fovea.errors import FoveaError
 # family -> "module:function"; the function takes (name, tap=..., **kwargs), the whole name included.
 _FACTORIES = {
     "tiny": "fovea.encoders.tiny:create_tiny",  # "tiny" ships with us, "tiny:<folder>" reads other weights
+    "clip": "fovea.encoders.clip_openai:create_openai_clip",  # "clip:<file>": OpenAI's layout, sizes from the tensors
 }
 # every name with a slash: "<model>/<tag>" or "<model>//<file>"
 _OPEN_CLIP = "fovea.encoders.clip:create_clip"
 # encoders that see and do not read: no words, so no early fusion
 _VISION_FACTORIES: dict[str, str] = {
+    "dinov2": "fovea.encoders.dinov2:create_dinov2",  # "dinov2@<size>", "dinov2//<file>"; siglip and timm likewise
+    "siglip": "fovea.encoders.siglip:create_siglip",
+    "timm": "fovea.encoders.vit:create_timm",  # "timm/<model>": every plain vision transformer of timm
     "efficientnet_lite0": "fovea.encoders.efficientnet:create_efficientnet",
     "random": "fovea.encoders.random_weights:create_random",  # "random/<any name>"
 }
+_FUSED = "fovea.encoders.fused:create_fused"  # "<name>+<name>": patches joined on channels
+_PLUS = re.compile(rf"\+(?=(?:{'|'.join(_VISION_FACTORIES)})(?:[/@+]|$))")
 
 
 def list_encoders() -> list[str]:
@@ -29,16 +36,25 @@ def list_encoders() -> list[str]:
 
 
 def list_vision_encoders() -> list[str]:
-    """Return the names `create_vision_encoder` knows: those that see only, then the dual encoders."""
-    return [*sorted(_VISION_FACTORIES), *list_encoders()]
+    """Return the names `create_vision_encoder` knows: those that see only, timm's ViTs, then the dual encoders."""
+    import timm
+
+    own = [family for family in _VISION_FACTORIES if family != "timm"]
+    return [
+        *own,
+        "dinov2+siglip",
+        *(f"timm/{name}" for name in timm.list_pretrained("vit_*")),
+        *list_encoders(),
+    ]
 
 
 def create_encoder(name: str, *, tap: str | None = None, **kwargs: Any) -> Encoder:
     """Build a frozen dual encoder, of pictures and words (eval mode, no gradients).
 
     Args:
-        name: "tiny", "tiny:<folder of weights>", "<open_clip model>/<tag>" such as "ViT-B-32/openai", or
-            "<open_clip model>//<path to a local checkpoint>".
+        name: "tiny", "tiny:<folder of weights>", "<open_clip model>/<tag>" such as "ViT-B-32/openai",
+            "<open_clip model>//<path to a local checkpoint or its folder>", or "clip:<file>" for a CLIP in
+            OpenAI's layout whose sizes are read from its tensors.
         tap: where patches are read (see `Encoder.tap`); None takes the encoder's own default.
         **kwargs: passed to the encoder's factory.
 
@@ -58,9 +74,10 @@ def create_vision_encoder(name: str, *, tap: str | None = None, **kwargs: Any) -
     """Build a frozen encoder of pictures (eval mode, no gradients); dual encoders are encoders of pictures too.
 
     Args:
-        name: a name of `list_vision_encoders`, or what `create_encoder` takes.
+        name: "dinov2", "siglip", "timm/<model>", each with "@<size in pixels>" and "//<file.safetensors>" behind it
+            if wanted; several of them joined by +, such as "dinov2+siglip"; or what `create_encoder` takes.
         tap: where patches are read (see `VisionEncoder.tap`); None takes the encoder's own default.
-        **kwargs: passed to the encoder's factory.
+        **kwargs: passed to the encoder's factory; those that only see know `random_weights`.
 
     Raises:
         FoveaError: the name or the tap is unknown (with the nearest match), or weights are missing.
@@ -69,9 +86,16 @@ def create_vision_encoder(name: str, *, tap: str | None = None, **kwargs: Any) -
     return factory(name, tap=tap, **kwargs).freeze()
 
 
+def split_parts(name: str) -> list[str]:
+    """ "dinov2+siglip" -> its parts; a plus that no encoder's name follows (in a file's path) joins nothing."""
+    return [name] if name.startswith("random/") else _PLUS.split(name)
+
+
 def _vision_factory(name: str) -> Callable[..., VisionEncoder] | None:
     """The factory of an encoder that only sees, by the first part of its name ("dinov2" of "dinov2//<file>")."""
-    target = _VISION_FACTORIES.get(name.partition("/")[0])
+    if len(split_parts(name)) > 1:
+        return _load(_FUSED)
+    target = _VISION_FACTORIES.get(re.split("[/@]", name, maxsplit=1)[0])
     return _load(target) if target else None
 
 
