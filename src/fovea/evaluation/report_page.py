@@ -17,6 +17,10 @@ WHERE_IT_LOOKS = (
     "of the instruction: <span class='amber'>amber</span> for the first thing it names, "
     "<span class='blue'>blue</span> for the last, each map scaled to its own brightest spot."
 )
+FOOTER = (
+    "This page is complete in itself. Every number on it is in <code>report.json</code>, beside it; the videos are in\n"
+    "<code>videos/</code>."
+)
 QUICK = (
     "<strong>Quick run.</strong> It only shows that everything works on this machine. Its numbers mean nothing: "
     "far too little data, training and episodes."
@@ -43,14 +47,25 @@ def page(report: Mapping[str, Any], videos: Sequence[str]) -> str:
         _commands(report),
         _details(report),
     )
-    quick = f'<p class="banner" role="note">{QUICK}</p>' if report.get("quick") else ""
-    lede = f'<p class="lede">{escape(report["summary"])}</p>' if report.get("summary") else ""
+    return compose(
+        report["title"], report.get("summary") or "", sections, banner=QUICK if report.get("quick") else ""
+    )
+
+
+def compose(title: str, lede: str, sections: Sequence[str], *, banner: str = "", footer: str = FOOTER) -> str:
+    """A page in the reports' style from finished sections (HTML); empty ones are left out.
+
+    Args:
+        title, lede: plain text.
+        banner, footer: HTML.
+    """
     return Template(_packaged("report.html")).substitute(
-        title=escape(report["title"]),
+        title=escape(title),
         style=_packaged("report.css"),
-        banner=quick,
-        lede=lede,
-        sections="\n".join(section for section in sections if section),
+        banner=f'<p class="banner" role="note">{banner}</p>' if banner else "",
+        lede=f'<p class="lede">{escape(lede)}</p>' if lede else "",
+        sections="\n".join(part for part in sections if part),
+        footer=footer,
     )
 
 
@@ -58,7 +73,7 @@ def _packaged(name: str) -> str:
     return (files("fovea.evaluation") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _section(name: str, heading: str, *parts: str) -> str:
+def section(name: str, heading: str, *parts: str) -> str:
     """A section with its heading; nothing when it would be empty."""
     body = "\n".join(part for part in parts if part)
     return f'<section id="{name}">\n<h2>{escape(heading)}</h2>\n{body}\n</section>' if body else ""
@@ -71,9 +86,9 @@ def _success(report: Mapping[str, Any]) -> str:
     low, high = success["interval"]
     heading = "Success (not a result: quick run)" if report.get("quick") else "Success"
     if success["rate"] is None:
-        return _section("success", heading, "<p>No episode was played.</p>")
+        return section("success", heading, "<p>No episode was played.</p>")
     count = f"{success['successes']} of {success['episodes']}"
-    return _section(
+    return section(
         "success",
         heading,
         f'<div class="headline"><p class="figure">{_percent(success["rate"])}</p>'
@@ -95,7 +110,7 @@ def _rates(rows: Sequence[Mapping[str, Any]], name: str, title: str, column: str
     ]
     if not lines:
         return ""
-    return _section(
+    return section(
         name,
         title,
         f'<table class="tasks"><thead><tr><th scope="col">{column}</th><th scope="col" class="number">Success</th>'
@@ -120,7 +135,7 @@ def _videos(report: Mapping[str, Any], uris: Sequence[str]) -> str:
     if not figures:
         return ""
     body = f'<p>{WHERE_IT_LOOKS}</p>\n<div class="films">{"".join(figures)}</div>'
-    return _section("videos", "Where it looks", body)
+    return section("videos", "Where it looks", body)
 
 
 def _curve(report: Mapping[str, Any]) -> str:
@@ -149,7 +164,7 @@ def _curve(report: Mapping[str, Any]) -> str:
         line_chart(series, title=title, x_label="training step", y_label="loss", width=w, height=h, kind=kind)
         for w, h, kind in ((900, 320, "wide"), (400, 280, "slim"))
     )
-    return _section(
+    return section(
         "curve", "Learning curve", f"<figure>{charts}<figcaption>{' '.join(said)}</figcaption></figure>"
     )
 
@@ -170,19 +185,19 @@ def _stages(report: Mapping[str, Any]) -> str:
     )
     wall = report.get("wall_seconds")
     total = "" if wall is None else f"<p>From start to report: <strong>{_seconds(wall)}</strong>.</p>"
-    return _section("time", "Where the time went", table, total)
+    return section("time", "Where the time went", table, total)
 
 
 def _diagnostics(report: Mapping[str, Any]) -> str:
     found = report.get("diagnostics", {})
     pairs = "".join(f"<dt>{escape(name)}</dt><dd>{_value(value)}</dd>" for name, value in found.items())
     intro = "<p>What stands behind a failure: going to the wrong object, or finding the right one and losing it.</p>"
-    return _section("diagnostics", "How it fails and succeeds", f"{intro}<dl>{pairs}</dl>" if pairs else "")
+    return section("diagnostics", "How it fails and succeeds", f"{intro}<dl>{pairs}</dl>" if pairs else "")
 
 
 def _limits(report: Mapping[str, Any]) -> str:
     items = "".join(f"<li>{escape(limit)}</li>" for limit in report.get("limits", ()))
-    return _section("limits", "What this does not show", f"<ul>{items}</ul>" if items else "")
+    return section("limits", "What this does not show", f"<ul>{items}</ul>" if items else "")
 
 
 def _commands(report: Mapping[str, Any]) -> str:
@@ -190,12 +205,12 @@ def _commands(report: Mapping[str, Any]) -> str:
         f'<li><p>{escape(item["what"])}</p><pre tabindex="0"><code>{escape(item["command"])}</code></pre></li>'
         for item in report.get("commands", ())
     )
-    return _section("next", "How to go further", f'<ul class="commands">{items}</ul>' if items else "")
+    return section("next", "How to go further", f'<ul class="commands">{items}</ul>' if items else "")
 
 
 def _details(report: Mapping[str, Any]) -> str:
     versions = report.get("versions", {})
-    return _section(
+    return section(
         "details",
         "To do it again",
         _fold("Configuration", _flat(report.get("configuration", {}))),
