@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from fovea.data.augment import Augmentation
+from fovea.data.pictures import GIGABYTE
 from fovea.errors import FoveaError
 from fovea.policies.ef_vla.configuration_ef_vla import PRESETS, EFVLAConfig
 from fovea.training.trainer import TrainConfig
@@ -17,12 +19,19 @@ class Config(TrainConfig):
         out: folder of the run; a run that was stopped there goes on.
         preset: sizes to start from: tiny, b32, b16, l14 (Table 5 of the paper), otter (the released code).
         workers: threads that encode pictures which are not cached yet.
+        variants: augmented views of every frame beside the recorded one; each window shows one of them. Cached as
+            `fovea cache --variants` does; a policy that trains its vision draws a new view for every window.
+        augment: what is drawn (Table 6 of the paper).
+        picture_memory: GB to keep decoded pictures in, for a policy that trains its vision.
     """
 
     dataset: Path
     out: Path = Path("outputs/train")
     preset: str = "tiny"
     workers: int = 2
+    variants: int = 0
+    augment: Augmentation = field(default_factory=Augmentation)
+    picture_memory: float = 2.0
     policy: EFVLAConfig = field(default_factory=EFVLAConfig)
 
     def __post_init__(self) -> None:
@@ -31,6 +40,11 @@ class Config(TrainConfig):
             raise FoveaError(f"preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
         if self.workers < 1:
             raise FoveaError(f"workers: expected at least 1, got {self.workers}")
+        if self.variants < 0 or self.picture_memory < 0:
+            raise FoveaError(
+                "variants and picture_memory: expected 0 or more, got "
+                f"{self.variants} and {self.picture_memory}"
+            )
 
     def policy_config(self) -> EFVLAConfig:
         """The preset with the `--policy.` flags that were given (those that differ from their defaults)."""
@@ -43,11 +57,21 @@ class Config(TrainConfig):
 def run(config: Config) -> None:
     """Cache, train, say where the checkpoint is."""
     from fovea.pipelines.learn import train_policy
+    from fovea.training.ranks import is_main_process
 
     training = TrainConfig(**{f.name: getattr(config, f.name) for f in fields(TrainConfig)})
     result = train_policy(
-        config.dataset, config.policy_config(), training, config.out, workers=config.workers
+        config.dataset,
+        config.policy_config(),
+        training,
+        config.out,
+        workers=config.workers,
+        variants=config.variants,
+        augmentation=config.augment,
+        memory=int(config.picture_memory * GIGABYTE),
     )
+    if not is_main_process():
+        return
     validation = "" if result.validation_loss is None else f", validation {result.validation_loss:.4f}"
     print(f"{result.steps} steps in {result.seconds:.0f} s: loss {result.loss:.4f}{validation}")
     print(f"Policy: {result.policy_path}. Curve: {result.curve}")

@@ -12,12 +12,15 @@ import json
 import math
 import zlib
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from fovea.data import keys
 from fovea.errors import FoveaError
+
+if TYPE_CHECKING:  # flags are read from these settings: no torch for `--help`
+    from torch import Tensor
 
 ENDLESS = 2**31 - 1  # number of views when nothing is cached
 
@@ -84,7 +87,7 @@ class Augmentation:
         }  # a cache names its cameras itself
         return json.dumps({"view": view, **settings}, sort_keys=True)
 
-    def apply(self, pictures: Tensor, *, view: int, episode: int, camera: str) -> Tensor:
+    def apply(self, pictures: "Tensor", *, view: int, episode: int, camera: str) -> "Tensor":
         """One view of some frames of an episode: uint8 (n, 3, h, w) -> uint8 (n, 3, h, w).
 
         View 0 and cameras that are not augmented come back as they are.

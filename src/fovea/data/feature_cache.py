@@ -26,6 +26,7 @@ from fovea.data.files import read_json
 from fovea.errors import FoveaError
 
 FORMAT = 1
+_EXPONENT = np.uint16(0x7C00)  # all bits set in a float16 that is NaN or infinite
 
 
 class FeatureCache:
@@ -79,8 +80,11 @@ class FeatureCache:
         return rows.reshape(-1, *self.shape[1:])
 
     def verify(self) -> list[int]:
-        """Check every episode now; return the damaged ones."""
-        return [index for index in range(len(self._verified)) if not self._sound(index)]
+        """Check every episode now; return the damaged ones, which the next build computes anew."""
+        damaged = [index for index in range(len(self._verified)) if not self._sound(index)]
+        if damaged:
+            (self.folder / "sealed.json").unlink(missing_ok=True)
+        return damaged
 
     def _sound(self, index: int) -> bool:
         rows = self._map[self._bounds[index] * self.shape[1] : self._bounds[index + 1] * self.shape[1]]
@@ -90,7 +94,13 @@ class FeatureCache:
         if not self._sound(index):
             raise FoveaError(
                 f"the cached patches of episode {index} in {self.folder} are damaged (their CRC differs); "
-                "build the cache again, damaged episodes are computed anew"
+                "`fovea cache --verify` finds all of them, and computes them anew when it is run again"
+            )
+        rows = self._map[self._bounds[index] * self.shape[1] : self._bounds[index + 1] * self.shape[1]]
+        if bad := int((np.bitwise_and(rows.view(np.uint16), _EXPONENT) == _EXPONENT).any((1, 2)).sum()):
+            raise FoveaError(
+                f"the cached patches of episode {index} in {self.folder} hold NaN or infinity in {bad} pictures; "
+                "delete the folder and build it with a sound encoder"
             )
         self._verified[index] = True
 

@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from fovea.data.augment import Augmentation
 from fovea.data.dataset import RecordedDataset, open_dataset
 from fovea.data.feature_build import build_features
+from fovea.data.feature_views import FeatureViews, build_views
 from fovea.data.files import write_json
 from fovea.data.joint import JointSource
 from fovea.data.keys import ACTION, STATE
+from fovea.data.pictures import GIGABYTE
 from fovea.data.windows import WindowSource
-from fovea.encoders import create_encoder
-from fovea.encoders.base import Encoder
+from fovea.encoders.base import VisionEncoder
 from fovea.errors import FoveaError
+from fovea.pipelines.policies import build_policy, build_processors, encoder_of
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
-from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
-from fovea.policies.ef_vla.processor_ef_vla import make_ef_vla_pre_post_processors
+from fovea.policies.vlm_policy.configuration import VLMPolicyConfig
+from fovea.training.ranks import is_main_process
 from fovea.training.trainer import TrainConfig, TrainResult, train
 
 DATA_RECORD = "data.json"  # in a run's folder: what its policy saw
@@ -51,33 +54,55 @@ def _arrays(stats: dict[str, list]) -> dict[str, np.ndarray]:
 
 def train_policy(
     data: Path | Sequence[Path],
-    policy_config: EFVLAConfig,
+    policy_config: EFVLAConfig | VLMPolicyConfig,
     train_config: TrainConfig,
     out: Path,
     *,
     workers: int = 2,
+    variants: int = 0,
+    augmentation: Augmentation | None = None,
+    memory: int = 2 * GIGABYTE,
 ) -> TrainResult:
-    """Cache the encoder's features of a data set and train EF-VLA or LF-VLA on them; both stages resume.
+    """Cache the encoder's features of a data set and train one of our policies on them; both stages resume.
+
+    A policy whose vision is trained (`config.uses_pixels`) sees decoded pictures instead.
 
     Args:
         data: folder of the data set, or of several that are trained on together.
         out: folder of the training run.
         workers: threads that encode.
+        variants: augmented views of every frame that are cached, 0 for none; from pixels any number above 0 draws a new
+            view for every window.
+        augmentation: what is drawn, Table 6 by default.
+        memory: bytes to keep decoded pictures in.
 
     Raises:
         FoveaError: from the data set, the cache or the trainer.
     """
-    encoder = create_encoder(policy_config.encoder, tap=policy_config.tap)
+    encoder = encoder_of(policy_config)
     datasets = [open_dataset(root) for root in ([data] if isinstance(data, Path) else data)]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / DATA_RECORD, record_of(datasets))
-    features = [build_features(encoder, dataset, workers=workers) for dataset in datasets]
+    augmentation, pixels = augmentation or Augmentation(), policy_config.uses_pixels
+
+    def cached(dataset: RecordedDataset) -> FeatureViews:
+        assert encoder is not None  # without one, the policy learns from pixels
+        return build_views(
+            encoder, dataset, augmentation, variants, workers=workers, progress=is_main_process()
+        )
+
+    features = [None if pixels else cached(dataset) for dataset in datasets]
     torch.manual_seed(train_config.seed)
-    policy = EFVLAPolicy(policy_config, encoder=encoder)
-    before, after = make_ef_vla_pre_post_processors(policy_config, dataset_stats(datasets))
+    policy = build_policy(policy_config, encoder)
+    before, after = build_processors(policy_config, dataset_stats(datasets))
 
     def windows(split: str) -> WindowSource | JointSource | None:
-        sizes = {"context": policy_config.n_obs_steps, "horizon": policy_config.chunk_size}
+        sizes: dict[str, Any] = {
+            "context": policy_config.n_obs_steps,
+            "horizon": policy_config.chunk_size,
+            "augmentation": augmentation if pixels and variants and split == "train" else None,
+            "memory": memory,
+        }
         sources = [
             WindowSource(dataset, its, episodes=dataset.select(split), **sizes)
             for dataset, its in zip(datasets, features, strict=True)
@@ -116,6 +141,6 @@ def trained_on(checkpoint: Path) -> dict[str, Any] | None:
     return None
 
 
-def cache_features(data: Path, encoder: Encoder, workers: int = 2) -> None:
+def cache_features(data: Path, encoder: VisionEncoder, workers: int = 2) -> None:
     """Only the cache, for pipelines that time it apart from training."""
     build_features(encoder, open_dataset(data), workers=workers)

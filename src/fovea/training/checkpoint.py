@@ -10,7 +10,10 @@ training state: it is three times the size of the model and only good for going 
 
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fovea.data.files import read_json, write_json
+from fovea.data.files import full_disk_named, read_json, write_json
 from fovea.errors import FoveaError
 from fovea.training.ema import WeightAverage
 
@@ -45,6 +48,11 @@ class TrainingState:
             for moment, value in self.optimizer.state.get(parameter, {}).items():
                 named[f"optimizer.{moment}.{name}"] = torch.as_tensor(value)
         return {name: value.detach().cpu().clone().contiguous() for name, value in named.items()}
+
+    def checkpoint_bytes(self) -> int:
+        """About how much of the disk one checkpoint takes, before the optimiser has made its two moments."""
+        trained = sum(value.nbytes for value in self.average.values.values())
+        return 2 * sum(value.nbytes for value in self.policy.state_dict().values()) + 3 * trained
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `tensors` gave.
@@ -80,18 +88,28 @@ def save_checkpoint(
     Args:
         step: updates done.
         progress: JSON-able rest of the state (recipe, step, running means).
+
+    Raises:
+        FoveaError: if the disk is full; the checkpoint before it is whole then, and what was half written is gone.
     """
     folder = output_dir / CHECKPOINTS / f"{step:06d}"
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / STATE).mkdir(parents=True)
-    with state.average.applied():
-        state.policy.save_pretrained(temporary / MODEL)
-    for processor in (preprocessor, postprocessor):
-        processor.save_pretrained(temporary / MODEL)
-    save_file(state.tensors(), temporary / STATE / "state.safetensors")
-    write_json(temporary / STATE / "state.json", {"step": step, **progress})
-    write_json(temporary / STATE / "training_step.json", {"step": step})  # LeRobot's name
+    try:
+        with full_disk_named(folder), _safetensors_errors_named():
+            (temporary / STATE).mkdir(parents=True)
+            with state.average.applied():
+                state.policy.save_pretrained(temporary / MODEL)
+            for processor in (preprocessor, postprocessor):
+                processor.save_pretrained(temporary / MODEL)
+            save_file(state.tensors(), temporary / STATE / "state.safetensors")
+            write_json(temporary / STATE / "state.json", {"step": step, **progress})
+            write_json(temporary / STATE / "training_step.json", {"step": step})  # LeRobot's name
+            for path in temporary.rglob("*.safetensors"):
+                _to_disk(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
     link = folder.with_name(f".{LAST}.tmp")
@@ -102,6 +120,24 @@ def save_checkpoint(
         if other != folder:
             shutil.rmtree(other / STATE, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def _safetensors_errors_named() -> Iterator[None]:
+    """An error of the system that safetensors met while writing is raised as the `OSError` it was."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), str(error)) from error
+
+
+def _to_disk(path: Path) -> None:
+    """See a written file to the disk: a name that survives a power cut must have its contents."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def last_checkpoint(output_dir: str | Path) -> Path | None:
@@ -135,13 +171,21 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
         ) from error
 
 
-def check_recipe(folder: Path, saved: dict[str, Any], present: dict[str, Any]) -> None:
+def check_recipe(
+    folder: Path, saved: dict[str, Any], present: dict[str, Any], defaults: dict[str, Any] | None = None
+) -> None:
     """Refuse to go on with another recipe than the run was started with.
+
+    Args:
+        defaults: of settings; one that the saved recipe does not know (it is newer than the run) had this value.
 
     Raises:
         FoveaError: names what differs.
     """
-    saved, present = _flat(saved), _flat(json.loads(json.dumps(present)))
+    saved, present, before = (
+        _flat(json.loads(json.dumps(each))) for each in (saved, present, defaults or {})
+    )
+    saved = {**{key: value for key, value in before.items() if key in present}, **saved}
     different = [key for key in sorted(saved.keys() | present.keys()) if saved.get(key) != present.get(key)]
     if different:
         shown = "; ".join(

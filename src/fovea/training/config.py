@@ -26,7 +26,8 @@ class TrainConfig:
         validate_every: updates between validations.
         validation_windows: how many windows of the validation episodes are looked at.
         threads: torch threads; None leaves them as they are.
-        prefetch: batches prepared ahead, in a thread.
+        prefetch: batches prepared ahead.
+        loaders: threads that prepare them; more than one where pictures are decoded.
     """
 
     steps: int = 5000
@@ -44,6 +45,7 @@ class TrainConfig:
     validation_windows: int = 256
     threads: int | None = None
     prefetch: int = 3
+    loaders: int = 1
 
     def __post_init__(self) -> None:
         for name in (
@@ -53,6 +55,7 @@ class TrainConfig:
             "log_every",
             "validate_every",
             "prefetch",
+            "loaders",
             "warmup_steps",
         ):
             if getattr(self, name) < 1:
@@ -65,7 +68,15 @@ class TrainConfig:
 
     def recipe(self) -> dict[str, Any]:
         """The settings that decide the outcome; a run goes on only with the same ones."""
-        free = ("save_every", "threads", "prefetch", "validation_windows", "validate_every", "log_every")
+        free = (
+            "save_every",
+            "threads",
+            "prefetch",
+            "loaders",
+            "validation_windows",
+            "validate_every",
+            "log_every",
+        )
         return {name: value for name, value in asdict(self).items() if name not in free}
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from fovea.data.files import atomic_write
+from fovea.data.files import atomic_write, full_disk_named
 
 
 class Means:
@@ -47,7 +47,7 @@ class MetricsFile:
             file.write("".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
     def write(self, entry: dict[str, Any]) -> None:
-        with open(self.path, "a") as file:
+        with full_disk_named(self.path), open(self.path, "a") as file:
             file.write(json.dumps(entry) + "\n")
 
 

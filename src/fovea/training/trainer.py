@@ -1,24 +1,27 @@
 """The one trainer: any LeRobot policy whose `forward(batch)` returns (loss, parts), on accelerate.
 
 Every step is a pure function of (seed, step, state): windows, dropout and learning rate depend on nothing else, so a
-run that was killed and goes on from its last checkpoint gives the losses of a run that was not.
+run that was killed and goes on from its last checkpoint gives the losses of a run that was not, and several processes
+(`accelerate launch`) give those of one, whatever their number (`fovea.training.ranks`).
 """
 
+import math
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import draccus
 import numpy as np
 import torch
-from accelerate import Accelerator
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
+from fovea.data.files import locked, require_space
 from fovea.data.windows import Window
 from fovea.errors import FoveaError
 from fovea.progress import progress_bar
@@ -32,7 +35,10 @@ from fovea.training.checkpoint import (
 )
 from fovea.training.config import TrainConfig, TrainResult
 from fovea.training.ema import WeightAverage
+from fovea.training.faults import not_finite_error
 from fovea.training.metrics import Means, MetricsFile, draw_learning_curve, read_metrics
+from fovea.training.policies import describe_policy, parameter_groups
+from fovea.training.ranks import Ranks
 from fovea.training.schedule import ema_decay, learning_rate
 
 REDRAW_SECONDS = 30.0
@@ -65,6 +71,10 @@ def train(
 ) -> TrainResult:
     """Train `policy`, or go on with the run that `output_dir` holds.
 
+    A policy whose loss is a mean over targets of which batches hold different numbers (padding) says how many there
+    were as `parts["weight"]`, so that several processes can take the mean over all; otherwise every sample counts the
+    same.
+
     Args:
         preprocessor, postprocessor: the policy's LeRobot pipelines; the first is applied to every batch, both are
         saved.
@@ -73,12 +83,11 @@ def train(
         validation: windows of episodes that are not trained on.
 
     Raises:
-        FoveaError: if the folder holds a run with other settings, a checkpoint is damaged, or the loss or a gradient is
-            not finite (the message names episode and frames).
+        FoveaError: if the folder holds a run with other settings, a checkpoint is damaged, the disk is full, another
+            process trains there, or the loss or a gradient is not finite (the message names episode and frames).
     """
-    return _Run(
-        config, policy, preprocessor, postprocessor, source, Path(output_dir), validation, progress
-    ).go()
+    run = _Run(config, policy, preprocessor, postprocessor, source, Path(output_dir), validation, progress)
+    return run.go()
 
 
 @dataclass
@@ -91,7 +100,7 @@ class _Run:
     output_dir: Path
     validation: Source | None
     progress: bool
-    accelerator: Accelerator = field(init=False)
+    ranks: Ranks = field(init=False)
     state: TrainingState = field(init=False)
     recipe: dict[str, Any] = field(init=False)
     processing: threading.Lock = field(default_factory=threading.Lock)
@@ -101,25 +110,36 @@ class _Run:
         config = self.config
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        self.accelerator = Accelerator(cpu=str(self.policy.config.device) == "cpu")
+        if config.batch_size < int(os.environ.get("WORLD_SIZE", "1")):
+            raise FoveaError(
+                f"expected a batch_size (over all processes) of at least their number, "
+                f"{os.environ['WORLD_SIZE']}, got {config.batch_size}"
+            )
+        self.ranks = Ranks(cpu=str(self.policy.config.device) == "cpu")
+        with locked(self.output_dir / ".lock", wait=False) if self.ranks.main else nullcontext():
+            return self._train()
+
+    def _train(self) -> TrainResult:
+        config, main = self.config, self.ranks.main
         optimizer = torch.optim.AdamW(
             parameter_groups(self.policy, config.weight_decay),
             lr=config.learning_rate,
             betas=(0.9, 0.99),
             fused=True,
         )
-        model, optimizer = self.accelerator.prepare(self.policy, optimizer)
+        model, optimizer = self.ranks.accelerator.prepare(self.policy, optimizer)
         self.state = TrainingState(self.policy, optimizer.optimizer, WeightAverage(self.policy))
         self.recipe = {  # as it is now: a policy may fill in its configuration later
             **config.recipe(),
-            "policy": describe_policy(self.policy),
+            "policy": describe_policy(self.policy.config),
             "data": self.source.describe(),
         }
         first, seconds, means = self._resume()
-        metrics = MetricsFile(self.output_dir / "metrics.jsonl", first)
+        metrics = MetricsFile(self.output_dir / "metrics.jsonl", first) if main else None
+        if main and first < config.steps:
+            require_space(self.output_dir, self.state.checkpoint_bytes(), "a checkpoint")
         began = time.monotonic() - seconds
-        with progress_bar(visible=self.progress and self.accelerator.is_main_process) as bar:
+        with progress_bar(visible=self.progress and main) as bar:
             job = bar.add_task("training", total=config.steps, completed=first, note="")
             for step, windows, batch in self._batches(first):
                 means.add(self._update(model, optimizer, step, windows, batch))
@@ -127,9 +147,9 @@ class _Run:
                 report: dict[str, Any] = {}
                 if done % config.log_every == 0 or done == config.steps:
                     report |= {"step": done, **means.take(), "seconds": round(time.monotonic() - began, 3)}
-                if self.validation and (done % config.validate_every == 0 or done == config.steps):
+                if main and self.validation and (done % config.validate_every == 0 or done == config.steps):
                     report |= {"step": done, **self._validate(self.validation)}
-                if report and self.accelerator.is_main_process:
+                if report and metrics is not None:
                     metrics.write(report)
                     note = f"loss {report['loss']:.4f}" if "loss" in report else ""
                     bar.update(job, note=note) if note else None
@@ -143,21 +163,24 @@ class _Run:
         if folder is None:
             return 0, 0.0, Means()
         saved = load_progress(folder)
-        check_recipe(folder, saved["recipe"], self.recipe)
+        check_recipe(folder, saved["recipe"], self.recipe, self._defaults())
         load_checkpoint(folder, self.state)
         return saved["step"], saved["seconds"], Means(saved["means"])
 
+    def _defaults(self) -> dict[str, Any]:
+        """A recipe's settings where nobody chose: what a run from before a setting existed was made with."""
+        return {**TrainConfig().recipe(), "policy": describe_policy(type(self.policy.config)())}
+
     def _batches(self, first: int) -> Iterator[tuple[int, list[Window], dict[str, Any]]]:
         """(step, windows, preprocessed batch) from `first` on, prepared ahead in a thread."""
-        config, ranks = self.config, self.accelerator.num_processes
+        config = self.config
+        mine = self.ranks.mine(config.batch_size)
 
         def prepare(step: int) -> tuple[int, list[Window], dict[str, Any]]:
-            windows = self.source.sample(config.seed, step, config.batch_size)[
-                self.accelerator.process_index :: ranks
-            ]
+            windows = self.source.sample(config.seed, step, config.batch_size)[mine]
             return step, windows, self._prepared(self.source, windows)
 
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(config.loaders) as pool:
             ahead: list[Future] = []
             for step in range(first, config.steps):
                 while len(ahead) < config.prefetch and step + len(ahead) < config.steps:
@@ -172,8 +195,8 @@ class _Run:
     def _update(
         self, model: Any, optimizer: Any, step: int, windows: list[Window], batch: dict[str, Any]
     ) -> dict[str, float]:
-        """One update; returns the numbers to report."""
-        config = self.config
+        """One update; returns the numbers to report, those of the whole batch."""
+        config, accelerator = self.config, self.ranks.accelerator
         rate = learning_rate(
             step,
             peak=config.learning_rate,
@@ -182,24 +205,27 @@ class _Run:
             final=config.final_learning_rate,
         )
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_scale"]
         model.train()
         self._seed(step)
-        loss, parts = model(batch)
-        if not torch.isfinite(loss):
-            raise self._not_finite("loss", loss.item(), step, windows, batch)
         optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), config.clip_norm)
+        with self.ranks.draws(config.batch_size):
+            loss, parts = model(batch)
+            numbers = {"loss": loss.item(), **_numbers(parts)}
+            means, share = self.ranks.mean(numbers, numbers.pop("weight", float(len(windows))))
+            if not math.isfinite(means["loss"]):
+                raise self._not_finite("loss", means["loss"], step, windows, batch)
+            accelerator.backward(loss * share if self.ranks.count > 1 else loss)
+        norm = accelerator.clip_grad_norm_(self.policy.parameters(), config.clip_norm)
         if norm is not None and not torch.isfinite(norm):
             raise self._not_finite("gradient", norm.item(), step, windows, batch)
         optimizer.step()
         self.state.average.update(ema_decay(step, decay=config.ema_decay))
-        numbers = {name: float(value) for name, value in (parts or {}).items() if _is_number(value)}
-        return {**numbers, "loss": loss.item(), "learning_rate": rate, "gradient_norm": float(norm or 0.0)}
+        return {**means, "learning_rate": rate, "gradient_norm": float(norm or 0.0)}
 
     def _seed(self, step: int) -> None:
-        sequence = np.random.SeedSequence([self.config.seed, step, self.accelerator.process_index])
+        """The same in all processes: each draws for the whole batch and keeps what concerns its rows."""
+        sequence = np.random.SeedSequence([self.config.seed, step])
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     @torch.no_grad()
@@ -212,41 +238,38 @@ class _Run:
             for first in range(0, len(windows), size):
                 part = windows[first : first + size]
                 loss, parts = self.policy(self._prepared(source, part))
-                numbers = {name: float(value) for name, value in (parts or {}).items() if _is_number(value)}
-                means.add({**numbers, "loss": loss.item()}, weight=len(part))
+                numbers = {"loss": loss.item(), **_numbers(parts)}
+                means.add(numbers, weight=numbers.pop("weight", len(part)))
         return {f"validation_{name}": value for name, value in means.take().items()}
 
-    @torch.no_grad()
     def _not_finite(
         self, what: str, value: float, step: int, windows: list[Window], batch: dict[str, Any]
     ) -> FoveaError:
-        """The message that names the windows at fault: those whose own loss is not finite, or else all."""
-        columns = [name for name, x in batch.items() if isinstance(x, Tensor) and not _finite(x)]
-        guilty = []
-        for window in windows:
+        def loss_alone(window: Window) -> Tensor:
             self._seed(step)
-            loss, _ = self.policy(self._prepared(self.source, [window]))
-            if not torch.isfinite(loss):
-                guilty.append(window)
-        if not all(_finite(parameter) for parameter in self.policy.parameters()):
-            cause = "the weights themselves are not finite: lower the learning rate"
-        elif columns:
-            cause = f"{', '.join(columns)} of the batch holds NaN or infinity: remove that episode or record it again"
-        else:
-            cause = "the inputs are finite: lower the learning rate, or look at that sample"
-        names = "; ".join(window.describe(self.source.context) for window in (guilty or windows)[:8])
-        last = last_checkpoint(self.output_dir)
-        kept = f" The last good state is {last}." if last else ""
-        return FoveaError(f"{what} became {value} at step {step + 1}: {names}; {cause}.{kept}")
+            return self.policy(self._prepared(self.source, [window]))[0]
+
+        return not_finite_error(
+            what,
+            value,
+            step,
+            policy=self.policy,
+            batch=batch,
+            windows=windows,
+            loss_alone=loss_alone,
+            context=self.source.context,
+            ranks=self.ranks,
+            last=last_checkpoint(self.output_dir),
+        )
 
     def _save(self, done: int, seconds: float, means: Means) -> None:
-        if self.accelerator.is_main_process:
+        if self.ranks.main:
             rest = {"recipe": self.recipe, "seconds": seconds, "means": means.state()}
             save_checkpoint(self.output_dir, done, self.state, rest, self.preprocessor, self.postprocessor)
             if done == self.config.steps or time.monotonic() - self.drawn > REDRAW_SECONDS:
                 draw_learning_curve(self.output_dir / "metrics.jsonl", self.output_dir / "learning_curve.png")
                 self.drawn = time.monotonic()
-        self.accelerator.wait_for_everyone()
+        self.ranks.wait()
 
     def _result(self, resumed_from: int) -> TrainResult:
         checkpoint = last_checkpoint(self.output_dir)
@@ -268,28 +291,10 @@ class _Run:
         )
 
 
-def describe_policy(policy: PreTrainedPolicy) -> dict[str, Any]:
-    """The policy's type and configuration, but for where it runs and where it is uploaded."""
-    free = ("device", "use_amp", "push_to_hub", "repo_id", "private", "tags", "license")
-    fields = {name: value for name, value in draccus.encode(policy.config).items() if name not in free}
-    return {"type": policy.config.type, **fields}
-
-
-def parameter_groups(policy: PreTrainedPolicy, weight_decay: float) -> list[dict[str, Any]]:
-    """The policy's own groups where it has some; else matrices with weight decay, scalars and vectors without."""
-    own = policy.get_optim_params()
-    if isinstance(own, list) and own and isinstance(own[0], dict):
-        return [{"weight_decay": weight_decay, **group} for group in own]
-    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def _numbers(parts: dict[str, Any] | None) -> dict[str, float]:
+    """What of a policy's parts of the loss can be reported."""
+    return {name: float(value) for name, value in (parts or {}).items() if _is_number(value)}
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
-
-
-def _finite(values: Tensor) -> bool:
-    return not values.is_floating_point() or bool(torch.isfinite(values).all())

@@ -1,0 +1,131 @@
+"""Several processes that train as one: each computes some rows of the same batch, and together they do what one would.
+
+Three things would tell them from a single process, and are taken care of here: noise (dropout and the like) drawn for a
+part of the batch, means over masked targets of which the parts hold different numbers, and an error that only one of
+the processes meets.
+
+Shapes: B rows of the whole batch, b rows of this process (b of several processes may differ by one).
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that talks and writes; works before accelerate has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class Ranks:
+    """This process among those that train together.
+
+    Attributes:
+        accelerator: of accelerate.
+        main: whether this process reports, validates and writes checkpoints.
+        count: how many processes there are.
+    """
+
+    def __init__(self, *, cpu: bool) -> None:
+        # parameters that a loss does not reach (the unread end of an encoder) have no gradient, as in one process
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(cpu=cpu, kwargs_handlers=[unused])
+        self.main, self.count = self.accelerator.is_main_process, self.accelerator.num_processes
+        self._index = self.accelerator.process_index
+
+    def mine(self, total: int) -> slice:
+        """The rows of a batch of B = `total` that this process computes."""
+        return slice(self._index, total, self.count)
+
+    def draws(self, total: int) -> AbstractContextManager[Any]:
+        """Within the block random numbers are those that one process would draw for the whole batch of B = `total`.
+
+        All processes must have the same seed. In one process nothing is changed.
+        """
+        if self.count == 1:
+            return nullcontext()
+        return WholeBatchDraws(total, torch.arange(total)[self.mine(total)])
+
+    def mean(self, numbers: dict[str, float], weight: float) -> tuple[dict[str, float], float]:
+        """Means over all processes, weighted: the numbers of the whole batch, and this process's share times `count`.
+
+        The second value scales a loss whose gradients are then averaged over processes.
+        """
+        if self.count == 1:
+            return numbers, 1.0
+        names = sorted(numbers)
+        own = [weight, *(numbers[name] * weight for name in names)]
+        sums = self.accelerator.reduce(
+            torch.tensor(own, dtype=torch.float64, device=self.accelerator.device), reduction="sum"
+        ).tolist()
+        total = sums[0] or 1.0
+        means = {name: value / total for name, value in zip(names, sums[1:], strict=True)}
+        return means, weight * self.count / total
+
+    def gather(self, items: list[str]) -> list[str]:
+        """The items of all processes, joined."""
+        return items if self.count == 1 else gather_object(items)
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.accelerator.wait_for_everyone()
+
+
+class WholeBatchDraws(TorchDispatchMode):
+    """Random tensors whose first axis is made of b rows are drawn for B rows, of which this process keeps its own.
+
+    Non-obvious: a random tensor whose first axis is a multiple of b, but no batch, is taken for one; dropout inside
+    fused attention kernels of a GPU is out of reach and stays each process's own.
+    """
+
+    def __init__(self, total: int, rows: Tensor) -> None:
+        super().__init__()
+        self.total, self.rows = total, rows
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        if name == "native_dropout":
+            return self._dropout(func, *args, **kwargs)
+        if any(isinstance(value, Tensor) for value in args[1:]):  # parameters that vary over the rows
+            return func(*args, **kwargs)
+        if (name.endswith("_like") or func is torch.ops.aten.bernoulli.p) and self._whole(args[0].shape):
+            example = args[0].new_empty(self._whole(args[0].shape))
+            return self._own(func(example, *args[1:], **kwargs))
+        if name.endswith("_") and isinstance(args[0], Tensor) and self._whole(args[0].shape):
+            whole = args[0].new_empty(self._whole(args[0].shape))
+            return args[0].copy_(self._own(func(whole, *args[1:], **kwargs)))
+        place = next((i for i, value in enumerate(args) if isinstance(value, list | tuple)), None)
+        if place is not None and self._whole(args[place]):
+            sized = (*args[:place], self._whole(args[place]), *args[place + 1 :])
+            return self._own(func(*sized, **kwargs))
+        return func(*args, **kwargs)
+
+    def _dropout(self, func: Callable[..., Any], x: Tensor, p: float, train: bool | None) -> Any:
+        whole = self._whole(x.shape)
+        if not whole or not train:
+            return func(x, p, train)
+        kept = self._own(func(x.new_ones(whole), p, train)[1])
+        return x * kept / (1 - p), kept
+
+    def _whole(self, shape: Any) -> list[int]:
+        """Shape for the whole batch; empty if the first axis is not made of this process's rows."""
+        size = [int(n) for n in shape]
+        if not size or not size[0] or not len(self.rows) or size[0] % len(self.rows):
+            return []
+        return [size[0] // len(self.rows) * self.total, *size[1:]]
+
+    def _own(self, whole: Tensor) -> Tensor:
+        parts = whole.unflatten(0, (self.total, -1))
+        return parts[self.rows.to(whole.device)].flatten(0, 1)
