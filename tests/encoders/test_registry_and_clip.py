@@ -3,11 +3,12 @@
 import open_clip
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 
-from fovea.encoders import clip as clip_module
-from fovea.encoders import create_encoder, list_encoders
-from fovea.encoders.clip import ClipEncoder, attend
+from fovea.encoders import clip_files, create_encoder, list_encoders
+from fovea.encoders.clip import ClipEncoder
+from fovea.encoders.clip_vision import attend
 from fovea.errors import FoveaError
 
 TOY = {
@@ -89,7 +90,7 @@ def test_identity_tells_weights_taps_and_activations_apart(saved):
         ("ViT-B-33/openai", "did you mean 'ViT-B-32'"),
         ("ViT-B-32/opnai", "did you mean 'openai'"),
         ("ViT-B-32//no/such/file", "weights file after //"),
-        ("ViT-B-16-SigLIP/webli", "plain vision transformer"),
+        ("roberta-ViT-B-32/laion2b_s12b_b32k", "reads with roberta-base"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_known_one(name, words):
@@ -98,23 +99,60 @@ def test_an_unknown_name_gets_the_nearest_known_one(name, words):
     assert {"tiny", "ViT-B-32/openai"} <= set(list_encoders())
 
 
-def test_a_file_that_does_not_fit_or_is_a_pickle_is_refused(saved, tmp_path):
+def test_a_file_that_does_not_fit_or_is_more_than_tensors_is_refused(saved, tmp_path):
     _, path = saved
     with pytest.raises(FoveaError, match="does not hold the weights of ViT-B-32"):
         create_encoder(f"ViT-B-32/{path}")
     pickled = tmp_path / "weights.pt"
     pickled.write_bytes(b"")
-    with pytest.raises(FoveaError, match="safetensors"):
+    with pytest.raises(FoveaError, match="tensors and nothing else"):
         create_encoder(f"ViT-toy/{pickled}")
+    torch.save({"model": torch.nn.Linear(2, 2)}, pickled)  # a pickled object, not its tensors
+    with pytest.raises(FoveaError, match="tensors and nothing else"):
+        create_encoder(f"ViT-toy/{pickled}")
+    pickled.rename(tmp_path / "weights.tar")
+    with pytest.raises(FoveaError, match=r"\.safetensors, \.bin"):
+        create_encoder(f"ViT-toy/{tmp_path / 'weights.tar'}")
     with pytest.raises(FoveaError, match="attn_qk, attn_qq, out"):
         create_encoder(f"ViT-toy/{path}", tap="middle")
+
+
+def test_weights_come_from_folders_and_training_checkpoints_too(saved, tmp_path):
+    model, path = saved
+    encoder = create_encoder(f"ViT-toy-quickgelu/{path}")
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    torch.save(
+        {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}},
+        folder / "open_clip_pytorch_model.bin",
+    )
+    assert create_encoder(f"ViT-toy-quickgelu/{folder}").identity == encoder.identity
+    # alone, it is read as OpenAI builds them: heads of width 64
+    assert create_encoder(f"clip:{path}").identity != encoder.identity
+    save_file(
+        model.state_dict(),
+        tmp_path / "own.safetensors",
+        {"clip": '{"vision_heads": 2, "transformer_heads": 2}'},
+    )
+    alone = create_encoder(f"clip:{tmp_path / 'own.safetensors'}")
+    assert alone.identity == encoder.identity
+    with torch.no_grad():
+        sentences = ["pick up the milk"]
+        words, expected = alone.encode_text(sentences), encoder.encode_text(sentences)
+    assert torch.equal(words.values, expected.values)
+    assert words.mask.sum() == 4
+    with pytest.raises(FoveaError, match="clip:<file>"):
+        create_encoder("clip:nowhere.safetensors")
+    save_file({"foo": torch.zeros(1)}, tmp_path / "foo.safetensors")
+    with pytest.raises(FoveaError, match=r"visual\.conv1\.weight is missing"):
+        create_encoder(f"clip:{tmp_path / 'foo.safetensors'}")
 
 
 def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
     def offline(repository, file):
         raise OSError("no network")
 
-    monkeypatch.setattr(clip_module, "hf_hub_download", offline)
+    monkeypatch.setattr(clip_files, "hf_hub_download", offline)
     with pytest.raises(FoveaError) as caught:
         create_encoder("ViT-B-32/openai")
     for words in (
@@ -123,3 +161,22 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
         "ViT-B-32-quickgelu//",
     ):
         assert words in str(caught.value)
+
+
+def test_a_hub_repository_without_safetensors_gives_its_other_file(monkeypatch, saved):
+    _, path = saved
+    asked = []
+
+    def download(repository, file):
+        asked.append(f"{repository}/{file}")
+        if file.endswith(".safetensors"):
+            raise EntryNotFoundError("404")
+        return str(path)
+
+    monkeypatch.setattr(clip_files, "hf_hub_download", download)
+    entry = open_clip.pretrained.get_pretrained_cfg("ViT-B-16", "dfn2b")
+    assert clip_files.hub_file("ViT-B-16/dfn2b", "ViT-B-16", "dfn2b", entry) == path
+    assert asked == [
+        "apple/DFN2B-CLIP-ViT-B-16/open_clip_model.safetensors",
+        "apple/DFN2B-CLIP-ViT-B-16/open_clip_pytorch_model.bin",
+    ]
