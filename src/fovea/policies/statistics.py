@@ -69,6 +69,27 @@ RULES = {
 }
 
 
+def check_gripper(stats: Stats | None, setting: str) -> None:
+    """Refuse a last action that is no gripper which opens (-1) or closes (+1).
+
+    Args:
+        stats: LeRobot's statistics of a data set; without minimum and maximum nothing can be said.
+        setting: what to set for another kind of gripper, for the message.
+
+    Raises:
+        FoveaError: the last action leaves [-1, 1].
+    """
+    action = (stats or {}).get("action", {})
+    if not {"min", "max"} <= action.keys():
+        return
+    low, high = float(action["min"][-1]), float(action["max"][-1])
+    if low < -1.01 or high > 1.01:
+        raise FoveaError(
+            f"expected a last action of -1 (open) to +1 (close), got {low:g} to {high:g} in the data set; set "
+            f"{setting} for another kind of gripper, or for none"
+        )
+
+
 def adjusted(stats: Stats, rules: dict[str, str]) -> Stats:
     """Apply to each column that `rules` names its rule (a key of `RULES`); doing so twice changes nothing.
 

@@ -19,6 +19,7 @@ from fovea.policies.checked import CheckedWeights
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, STATE, EFVLAConfig
 from fovea.policies.ef_vla.features_ef_vla import FrozenFeatures, feature_key
 from fovea.policies.ef_vla.model_ef_vla import EFVLAModel
+from fovea.policies.statistics import check_gripper
 from fovea.tokens import Tokens
 
 
@@ -84,7 +85,8 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         super().__init__(config)
         if config.input_features:
             config.validate_features()
-        _check_gripper(config, dataset_stats)
+        if config.gripper_loss == "bce":
+            check_gripper(dataset_stats, "--policy.gripper_loss=l1")
         self._features = FrozenFeatures(config, encoder)
         self.model = EFVLAModel(config)
         self.reset()
@@ -265,20 +267,3 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
     def _get_default_peft_targets(self) -> dict[str, Any]:
         """LeRobot's `--peft.method_type=LORA`: adapters on every linear layer of the poolings and the transformer."""
         return {"target_modules": "all-linear", "modules_to_save": []}
-
-
-def _check_gripper(config: EFVLAConfig, stats: dict[str, Any] | None) -> None:
-    """Refuse to train a gripper that opens or closes on a last action that is something else.
-
-    Raises:
-        FoveaError: the dataset's last action leaves [-1, 1].
-    """
-    action = (stats or {}).get(ACTION, {})
-    if config.gripper_loss != "bce" or not {"min", "max"} <= action.keys():
-        return
-    low, high = float(action["min"][-1]), float(action["max"][-1])
-    if low < -1.01 or high > 1.01:
-        raise FoveaError(
-            f"expected a last action of -1 (open) to +1 (close) with gripper_loss=bce, got {low:g} to {high:g} in the "
-            "dataset; set --policy.gripper_loss=l1 for another kind of gripper, or for none"
-        )
