@@ -33,7 +33,7 @@ class ChunkStem(nn.Module):
         """Start `count` chunks: (B, H, D).
 
         Args:
-            latent: (B, H, E), instead of the stem's own.
+            latent: (B, any H, E), instead of the stem's own.
         """
         if latent is None and self.queries is not None:
             latent = self.queries
@@ -41,8 +41,8 @@ class ChunkStem(nn.Module):
             latent = self.linear.weight.new_zeros(self.shape)
             if self.training:
                 latent = latent + torch.randn_like(latent) * self.noise
-        elif latent.shape[1:] != self.shape:
-            raise FoveaError(f"expected a latent of shape (B, {self.shape}), got {tuple(latent.shape)}")
+        elif latent.ndim != 3 or latent.shape[-1] != self.shape[1]:
+            raise FoveaError(f"expected a latent (B, H, {self.shape[1]}), got {tuple(latent.shape)}")
         start = self.linear(self.norm(latent)).relu()
         return start.expand(count, -1, -1) if start.ndim == 2 else start
 

@@ -23,6 +23,7 @@ from fovea.vlm.config import VLMConfig
 Attention = Literal["mixed", "cascaded", "parallel"]
 Representation = Literal["vlm", "ds", "vlm+ds", "vggt"]
 ChunkQueries = Literal["learned", "zeros"]
+Gripper = Literal["signed", "one_is_open", "as_is"]
 _CHOICES: dict[str, tuple[str, ...]] = {
     "attention": ("mixed", "cascaded", "parallel"),
     "rotary": ROTARIES,
@@ -31,6 +32,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "representation": ("vlm", "ds", "vlm+ds", "vggt"),
     "chunk_queries": ("learned", "zeros"),
     "states_from": ("vlm", "batch"),
+    "gripper": ("signed", "one_is_open", "as_is"),
 }
 VISION_STATES, QUERY_STATES = "observation.vlm.vision", "observation.vlm.queries"
 RAW_FEATURES, VISION_MASK = "observation.vlm.features", "observation.vlm.mask"
@@ -70,7 +72,9 @@ class VLMPolicyConfig(PreTrainedConfig):
         chunk_queries: where a chunk begins: `learned`, or `zeros` (VLA-Adapter's; the actions of a chunk are then told
             apart by rotary positions only).
 
-        binary_gripper: the last action is played as -1 (open) or +1 (close), as LIBERO wants it.
+        gripper: what the last action means: `signed`: -1 opens, +1 closes, played as one of the two (LIBERO and its
+            data sets); `one_is_open`: the network speaks of 0 (closed) to 1 (open), as VLA-Adapter's public weights
+            do, while data sets and actions stay signed; `as_is`: a number like the others.
         optimizer_lr, optimizer_weight_decay, optimizer_grad_clip: LeRobot's presets; the rate stays constant.
 
     Raises:
@@ -99,7 +103,7 @@ class VLMPolicyConfig(PreTrainedConfig):
     pool_vision: bool = False
     chunk_queries: ChunkQueries = "learned"
 
-    binary_gripper: bool = True
+    gripper: Gripper = "signed"
     optimizer_lr: float = 2e-4
     optimizer_weight_decay: float = 0.01
     optimizer_grad_clip: float = 1.0

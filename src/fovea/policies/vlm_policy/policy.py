@@ -17,6 +17,7 @@ from torch import Tensor
 from fovea.encoders import VisionEncoder
 from fovea.errors import FoveaError
 from fovea.policies.checked import CheckedWeights
+from fovea.policies.statistics import check_gripper
 from fovea.policies.vlm_policy.configuration import ACTION, VLMPolicyConfig
 from fovea.policies.vlm_policy.inputs import VLMInputs
 from fovea.policies.vlm_policy.network import ChunkNetwork, VLMFacts
@@ -69,6 +70,8 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         dataset_meta: Any = None,
     ) -> None:
         super().__init__(config)
+        if config.gripper == "signed":
+            check_gripper(dataset_stats, "--policy.gripper=as_is")
         config.vlm.cameras = len(config.camera_keys)
         if config.states_from == "batch":
             assert config.vlm.feature_width is not None  # the configuration saw to it
@@ -110,6 +113,8 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         actions = self.predict(batch)
         target = batch[ACTION].to(actions.device, torch.float32)
         target = target.clamp(-1, 1) if self.config.clips("ACTION") else target
+        if self.config.gripper == "one_is_open":
+            target = torch.cat([target[..., :-1], (1 - target[..., -1:]) / 2], dim=-1)
         if target.shape != actions.shape:
             raise FoveaError(
                 f"expected actions of shape {tuple(actions.shape)}, one frame and its chunk a sample, got "
@@ -169,10 +174,11 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         self.eval()
         actions = self.predict(batch)
         actions = actions.clamp(-1, 1) if self.config.clips("ACTION") else actions
-        if self.config.binary_gripper:
-            close = torch.where(actions[..., -1:] > 0, 1.0, -1.0)
-            actions = torch.cat([actions[..., :-1], close], dim=-1)
-        return actions
+        if self.config.gripper == "as_is":
+            return actions
+        last = actions[..., -1:]
+        closes = last > 0 if self.config.gripper == "signed" else last <= 0.5
+        return torch.cat([actions[..., :-1], torch.where(closes, 1.0, -1.0)], dim=-1)
 
     def reset(self, environments: Sequence[int] | None = None) -> None:
         """Forget what `select_action` still had to play, in all environments or in those whose numbers are given."""

@@ -13,7 +13,10 @@ def make_processors(
 ) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
     """Build LeRobot's default pipelines over quantiles (see `fovea.policies.statistics`).
 
-    A gripper that is played as open or close (`binary_gripper`) stays -1 or +1.
+    A gripper that is played as open or close stays -1 or +1.
     """
-    rules = {STATE: "quantiles", ACTION: "quantiles_but_gripper" if config.binary_gripper else "quantiles"}
+    rules = {
+        STATE: "quantiles",
+        ACTION: "quantiles" if config.gripper == "as_is" else "quantiles_but_gripper",
+    }
     return make_adjusted_processors(config, dataset_stats, rules)

@@ -1,0 +1,121 @@
+"""The public VLA-Adapter implementation and ours give the same numbers (golden tensors, fp32, 1e-5)."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from fovea.errors import FoveaError
+from fovea.policies.vla_adapter.convert_vla_adapter import convert_vla_adapter
+from fovea.policies.vla_adapter.modeling_vla_adapter import VLAAdapterPolicy
+from fovea.vlm.states import VLMStates
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
+
+
+def read(variant: str) -> dict[str, torch.Tensor]:
+    name = {"base": "vla_adapter_tiny", "pro": "vla_adapter_pro_tiny"}[variant]
+    with safe_open(GOLDENS / f"{name}.safetensors", framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def states(golden: dict[str, torch.Tensor]) -> VLMStates:
+    """Entry 0 is the embeddings; block i reads entry i + 1."""
+    vision, queries = (golden[f"in.{name}_states"][:, 1:].transpose(0, 1) for name in ("vision", "query"))
+    return VLMStates(vision, queries, vision[-1])
+
+
+def public_weights(golden: dict[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
+    return {
+        prefix + key.removeprefix("weights."): value
+        for key, value in golden.items()
+        if key.startswith("weights.")
+    }
+
+
+@pytest.fixture(scope="module", params=["base", "pro"])
+def converted(request, tmp_path_factory):
+    golden = read(request.param)
+    folder = tmp_path_factory.mktemp(request.param)
+    save_file(public_weights(golden), folder / "public.safetensors")
+    convert_vla_adapter(folder / "public.safetensors", folder / "policy")
+    policy = VLAAdapterPolicy.from_pretrained(folder / "policy")
+    return request.param, golden, policy, folder
+
+
+@torch.no_grad()
+def test_actions_from_zeros_and_from_a_given_latent(converted):
+    variant, golden, policy, _ = converted
+    assert policy.config.variant == variant
+    from_zero = policy.model(states(golden), golden["in.proprio"])
+    assert torch.allclose(from_zero, golden["out.actions_from_zero_latent"], **TOLERANCE)
+    given = policy.model(states(golden), golden["in.proprio"], latent=golden["in.latent"])
+    assert torch.allclose(given, golden["out.actions_from_latent"], **TOLERANCE)
+
+
+def test_a_converted_policy_acts_on_states_from_its_batch(converted):
+    _, golden, policy, _ = converted
+    batch = {
+        "observation.state": golden["in.proprio"].clamp(-1, 1),
+        "observation.vlm.vision": golden["in.vision_states"][:, 1:],
+        "observation.vlm.queries": golden["in.query_states"][:, 1:],
+        "task": ["pick up the milk"] * 2,
+    }
+    with torch.no_grad():
+        expected = policy.model(states(golden), batch["observation.state"])
+    played = torch.stack([policy.select_action(batch) for _ in range(8)], dim=1)
+    assert torch.allclose(played[..., :-1], expected[..., :-1].clamp(-1, 1), atol=1e-6)
+    closed = expected[..., -1] <= 0.5  # public weights speak of 1 as open; LIBERO closes at +1
+    assert torch.equal(played[..., -1], torch.where(closed, 1.0, -1.0))
+
+
+def test_a_training_checkpoint_of_the_release_is_read_with_its_statistics(converted):
+    _, golden, policy, folder = converted
+    release = folder / "release"
+    release.mkdir()
+    weights = public_weights(golden)
+    for part in ("action_head", "proprio_projector"):
+        mine = {
+            f"module.{key.removeprefix(part + '.')}": value
+            for key, value in weights.items()
+            if key.startswith(part)
+        }
+        torch.save(mine, release / f"{part}--150000_checkpoint.pt")
+    action = {"q01": [-0.5] * 6 + [0.0], "q99": [0.5] * 6 + [1.0]}
+    (release / "dataset_statistics.json").write_text(
+        json.dumps({"libero": {"action": action, "proprio": {"q01": [-2] * 8, "q99": [2] * 8}}})
+    )
+    convert_vla_adapter(release, folder / "again")
+    again = VLAAdapterPolicy.from_pretrained(folder / "again")
+    for name, value in policy.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    from lerobot.policies.factory import make_pre_post_processors
+
+    before, after = make_pre_post_processors(again.config, pretrained_path=str(folder / "again"))
+    unscaled = after(torch.tensor([[1.0, -1.0, 0.0, 0.0, 0.0, 0.0, -1.0]]))
+    assert torch.allclose(unscaled, torch.tensor([[0.5, -0.5, 0.0, 0.0, 0.0, 0.0, -1.0]]), atol=1e-6)
+    scaled = before({"observation.state": torch.ones(1, 8), "task": ["x"]})["observation.state"]
+    assert torch.allclose(scaled, torch.full((1, 8), 0.5), atol=1e-6)
+
+
+def test_incomplete_foreign_or_pickled_weights_are_named(tmp_path):
+    weights = public_weights(read("pro"))
+    lost = weights.pop("action_head.model.mlp_resnet_blocks.1.o_proj.bias")
+    weights["action_head.model.mlp_resnet_blocks.1.extra"] = lost
+    save_file(weights, tmp_path / "some.safetensors")
+    with pytest.raises(FoveaError) as caught:
+        convert_vla_adapter(tmp_path / "some.safetensors", tmp_path / "out")
+    assert "missing action_head.model.mlp_resnet_blocks.1.o_proj.bias" in str(caught.value)
+    assert "unexpected action_head.model.mlp_resnet_blocks.1.extra" in str(caught.value)
+    save_file({"foo": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(FoveaError, match="expected VLA-Adapter's weights"):
+        convert_vla_adapter(tmp_path / "foreign.safetensors", tmp_path / "out")
+    with pytest.raises(FoveaError, match=r"got .*nowhere"):
+        convert_vla_adapter(tmp_path / "nowhere", tmp_path / "out")
+    torch.save({"action_head": Path("x")}, tmp_path / "action.pt")
+    with pytest.raises(FoveaError, match="cannot be read as plain weights"):
+        convert_vla_adapter(tmp_path / "action.pt", tmp_path / "out")
