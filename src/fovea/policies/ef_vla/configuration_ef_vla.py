@@ -43,6 +43,9 @@ class EFVLAConfig(PreTrainedConfig):
             checkpoint refuses to work with an encoder of another identity.
         encoder_width, encoder_grid, temperature: joint width D, (rows, columns) of patches and initial
             image-text temperature tau; None takes them from the encoder.
+        encoder_backend: what runs the frozen encoder's picture tower: torch, or openvino-fp32 or openvino-int8 (the
+            extra `int8`; int8 is calibrated once by `fovea compile`). The policy is the same: a compiled copy
+            stands for the encoder of `encoder_identity`. Acting only; cached features keep to torch.
         word_positions: None uses the words of the instruction and nothing else; a number uses that many first
             text positions, start, end and padding included (OTTER's release: 15).
         vision: `frozen` (features may be cached); `finetune` trains the encoder with the policy, end to end;
@@ -93,6 +96,7 @@ class EFVLAConfig(PreTrainedConfig):
     encoder: str = "tiny"
     tap: str | None = None
     encoder_identity: str | None = None
+    encoder_backend: Literal["torch", "openvino-fp32", "openvino-int8"] = "torch"
     encoder_width: int | None = None
     encoder_grid: tuple[int, int] | None = None
     temperature: float | None = None
@@ -179,6 +183,7 @@ class EFVLAConfig(PreTrainedConfig):
     def _check_choices(self) -> None:
         choices = {
             "vision": ("frozen", "finetune", "scratch"),
+            "encoder_backend": ("torch", "openvino-fp32", "openvino-int8"),
             "fusion": ("early", "late"),
             "value_positions": ("none", "sincos1d", "sincos2d"),
             "value_join": ("add", "concat"),

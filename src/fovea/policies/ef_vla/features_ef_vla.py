@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from fovea.actions import axis_angle_to_matrix, matrix_to_rows
+from fovea.data.compiled import compiled_encoder
 from fovea.encoders import Encoder, create_encoder
+from fovea.encoders.openvino import stands_for
 from fovea.errors import FoveaError
 from fovea.policies.ef_vla.configuration_ef_vla import STATE, EFVLAConfig
 from fovea.tokens import Tokens
@@ -33,6 +35,7 @@ class FrozenFeatures:
     def __init__(self, config: EFVLAConfig, encoder: Encoder | None = None) -> None:
         self.config = config
         self._encoder: Encoder | None = None
+        self._picture_encoder: Encoder | None = None
         self._sentences: dict[str, tuple[Tensor, Tensor]] = {}
         if encoder is not None:
             self._adopt(encoder)
@@ -50,12 +53,23 @@ class FrozenFeatures:
             return self._adopt(create_encoder(self.config.encoder, tap=self.config.tap))
         return self._encoder
 
+    @property
+    def picture_encoder(self) -> Encoder:
+        """The encoder on `config.encoder_backend`, made or found at first use; for pictures only.
+
+        Raises:
+            FoveaError: see `fovea.data.compiled.compiled_encoder`.
+        """
+        if self._picture_encoder is None:
+            self._picture_encoder = compiled_encoder(self.encoder, self.config.encoder_backend)
+        return self._picture_encoder
+
     def _adopt(self, encoder: Encoder) -> Encoder:
-        config = self.config
-        if config.encoder_identity not in (None, encoder.identity):
+        config, identity = self.config, stands_for(encoder)
+        if config.encoder_identity not in (None, identity):
             raise FoveaError(
                 f"expected the encoder this policy was trained with, {config.encoder} of identity "
-                f"{config.encoder_identity[:12]}, got {encoder.name} of identity {encoder.identity[:12]}; "
+                f"{config.encoder_identity[:12]}, got {encoder.name} of identity {identity[:12]}; "
                 "restore its weights, tap and preprocessing, or train the policy anew"
             )
         sizes = (encoder.width, encoder.grid)
@@ -64,7 +78,7 @@ class FrozenFeatures:
                 f"expected an encoder of width {config.encoder_width} and grid {config.encoder_grid}, got "
                 f"{encoder.name} with {sizes}; leave encoder_width and encoder_grid unset"
             )
-        config.encoder_identity, config.tap = encoder.identity, encoder.tap
+        config.encoder_identity, config.tap = identity, encoder.tap
         config.encoder_width, config.encoder_grid = sizes
         config.temperature = config.temperature or encoder.temperature
         self._encoder = encoder.freeze()
@@ -131,7 +145,7 @@ class FrozenFeatures:
         return patches
 
     def _encode(self, pictures: Tensor, device: torch.device) -> Tensor:
-        encoder = self.encoder.to(device)
+        encoder = self.picture_encoder.to(device)
         parts = pictures.to(device).split(ENCODE_AT_ONCE)
         return torch.cat([encoder.encode_image(part).values for part in parts])
 

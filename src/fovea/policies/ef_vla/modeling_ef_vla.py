@@ -96,6 +96,11 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         """The frozen encoder, built at first use; see `FrozenFeatures`."""
         return self._features.encoder
 
+    @property
+    def picture_encoder(self) -> Encoder:
+        """The encoder on `config.encoder_backend`, which pictures go through; see `FrozenFeatures`."""
+        return self._features.picture_encoder
+
     def _inputs(self, batch: dict[str, Any], time: bool) -> tuple[Tensor, Tokens, Tensor | None]:
         """Patches (B, T, C, N, D), words (B, M, D) and proprioception (B, T, P) of windows or (T = 1) frames."""
         device, features = self.model.input.weight.device, self._features
