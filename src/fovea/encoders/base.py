@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fovea.errors import FoveaError
+from fovea.nn.onednn import use_onednn
 from fovea.tokens import Tokens
 
 TAPS = ("attn_qk", "attn_qq", "out")
@@ -67,8 +68,8 @@ class VisionEncoder(nn.Module, ABC):
         return digest.hexdigest()
 
     def freeze(self) -> Self:
-        """Eval mode, no gradients; returns itself."""
-        return self.eval().requires_grad_(False)
+        """Eval mode, no gradients, products through oneDNN on a CPU; returns itself."""
+        return use_onednn(self).eval().requires_grad_(False)
 
 
 class Encoder(VisionEncoder):

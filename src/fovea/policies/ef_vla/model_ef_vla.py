@@ -13,6 +13,7 @@ from fovea.errors import FoveaError
 from fovea.fusion import FUSIONS, EarlyFusion
 from fovea.heads import RegressionHead
 from fovea.nn import CausalTransformer, KeyValueCache, Readouts
+from fovea.nn.onednn import use_onednn
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 from fovea.tokens import Tokens
 
@@ -89,6 +90,7 @@ class EFVLAModel(nn.Module):
             gripper=config.gripper_loss,
             gripper_weight=config.gripper_loss_weight,
         )
+        use_onednn(self)
 
     def _pooling(self, context_width: int, out_width: int) -> Readouts:
         config = self.config
