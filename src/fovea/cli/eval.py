@@ -41,6 +41,7 @@ class Config:
         videos: episodes a task that become videos, with heat maps where the policy has some.
         n_action_steps: actions of a chunk that are played before the next one is predicted, if not the policy's own.
         temporal_ensemble: none, newest or oldest, if not the policy's own.
+        encoder_backend: torch, openvino-fp32 or openvino-int8 (see `fovea compile`), for EF-VLA.
         json: print the numbers as JSON.
     """
 
@@ -60,6 +61,7 @@ class Config:
     videos: int = 1
     n_action_steps: int | None = None
     temporal_ensemble: Literal["none", "newest", "oldest"] | None = None
+    encoder_backend: Literal["torch", "openvino-fp32", "openvino-int8"] | None = None
     json: bool = False
 
     def __post_init__(self) -> None:
@@ -137,10 +139,16 @@ def run(config: Config) -> None:
     from fovea.sim import RenderSettings
 
     starts = config.starts()
-    changes = {"n_action_steps": config.n_action_steps, "temporal_ensemble": config.temporal_ensemble}
+    changes = {
+        "n_action_steps": config.n_action_steps,
+        "temporal_ensemble": config.temporal_ensemble,
+        "encoder_backend": config.encoder_backend,
+    }
     actor = Actor.load(
         config.checkpoint, **{name: value for name, value in changes.items() if value is not None}
     )
+    if config.encoder_backend not in (None, "torch"):  # made or found now, before anything simulates
+        actor.identity += f"-{actor.policy.picture_encoder.identity[:8]}"
     render = RenderSettings(image_size=actor.image_size, stock=config.stock)
     with contextlib.closing(config.make_engine()) as engine:
         records = evaluate(

@@ -72,6 +72,15 @@ VERBS: dict[str, Verb] = {
         "fovea.cli.cache",
         ("fovea cache --dataset outputs/data/libero_object",),
     ),
+    "compile": Verb(
+        "Data",
+        "make an encoder's pictures fast on a processor: OpenVINO in fp32 or int8",
+        "fovea.cli.compile",
+        (
+            "fovea compile --encoder tiny --dataset outputs/data/libero_object",
+            "fovea compile --encoder ViT-B-32/openai --dataset outputs/data/libero_object --json",
+        ),
+    ),
     "pretrain": Verb(
         "Train",
         "train the encoder that ships, from scratch, on rendered scenes",
