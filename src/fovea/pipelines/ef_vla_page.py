@@ -1,0 +1,103 @@
+"""The page of `fovea reproduce ef-vla`: the paper's Table 1 beside ours, and what holds."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fovea.evaluation.statistics import SuccessRate, success_rate
+from fovea.pipelines.ladder_tables import (
+    cell,
+    grounding_table,
+    methods,
+    records,
+    success_table,
+    training_table,
+)
+
+if TYPE_CHECKING:
+    from fovea.pipelines.ef_vla_study import EFVLAStudyConfig
+
+GOALS = {"libero_object": 0.95, "libero_spatial": 0.90, "libero_goal": 0.90, "fovea_unseen": 0.60}
+UNSEEN = "fovea_unseen"
+
+
+def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
+    """The whole page in Markdown."""
+    from fovea.pipelines.ef_vla_study import PAPER, SUITES
+
+    done: Sequence[dict[str, Any]] = outcome["cells"]
+    training = [*SUITES]
+    drawn = [f"{suite}, drawn" for suite in SUITES]
+    commits = ", ".join(sorted({o["commit"] for o in done}))
+    lines = [
+        "# EF-VLA on a CPU: the paper's Table 1",
+        "",
+        f"`fovea reproduce ef-vla --scale {config.scale}` (commit {commits or 'none'}; seeds 0 to {config.seeds - 1}): "
+        f"{len(done)} of {len(config.cells())} cells (a method with a seed) are done, "
+        f"{sum(o['seconds'] for o in done) / 3600:.1f} core-hours of training and test episodes.",
+        "",
+        " ".join(_method_of_study(config, outcome["collected"])),
+        "",
+        "## Table 1",
+        "",
+        "| | ours: training tasks, official | ours: training tasks, drawn | ours: unseen tasks | "
+        "paper: training tasks | paper: unseen tasks |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method in methods(done):
+        theirs = PAPER.get(method, ("-", "-"))
+        ours = " | ".join(cell(done, method, tests) for tests in (training, drawn, UNSEEN))
+        lines.append(f"| {method} | {ours} | {theirs[0]} % | {theirs[1]} % |")
+    lines += ["", "## By suite", ""]
+    lines += success_table(done, {test: [test] for test in [*training, *drawn, UNSEEN]})
+    lines += ["", "## Which object the policies went for", ""]
+    lines += grounding_table(done, {"official": training, "drawn": drawn, "unseen": [UNSEEN]})
+    lines += ["", "## What training cost", "", *training_table(done), "", "## What holds here", ""]
+    lines += findings(done) or ["Nothing was measured yet."]
+    return "\n".join([*lines, ""])
+
+
+def _method_of_study(config: "EFVLAStudyConfig", collected: dict[str, Any]) -> list[str]:
+    return [
+        f"Thirty tasks: libero_spatial, libero_object, libero_goal. {collected['episodes']} demonstrations",
+        f"({collected['frames']:,} frames) of the scripted expert, {config.drawn} a task from layouts drawn anew and",
+        f"{config.official} from official initial states 0 to 29. Every method: the same data, the shipped encoder",
+        f"(frozen, 16 x 16 patches a camera), {config.steps:,} steps of 16 windows of 12 frames, chunks of 12 actions",
+        "of which 8 are played. The last checkpoint acts; nothing was chosen on test episodes. Official: states 30 and",
+        f"later, {config.episodes} a task. Drawn: layouts with other seeds than training's, {config.episodes} a task.",
+        f"Unseen: the nine of EF-VLA's ten unseen tasks that the arm can do, {2 * config.episodes} states each.",
+        "Intervals: Wilson, 95 %, over the episodes of all seeds together.",
+    ]
+
+
+def findings(done: Sequence[dict[str, Any]]) -> list[str]:
+    """One sentence for each of the paper's findings and of our aims that the cells can speak to."""
+    from fovea.pipelines.ef_vla_study import SUITES
+
+    said = []
+    for test, goal in GOALS.items():
+        if its := records(done, "EF-VLA", test):
+            rate = success_rate(its)
+            said.append(
+                f"- EF-VLA on {test}: {rate}; the aim of {goal:.0%} is {'met' if rate.rate >= goal else 'missed'}."
+            )
+    for other in ("LF-VLA", "w/o f_e", "w/o f'_l"):
+        for name, tests in (
+            ("training tasks (official)", list(SUITES)),
+            ("training tasks (drawn)", [f"{suite}, drawn" for suite in SUITES]),
+            ("unseen tasks", [UNSEEN]),
+        ):
+            a, b = (
+                success_rate([r for test in tests for r in records(done, method, test)])
+                for method in ("EF-VLA", other)
+            )
+            if a.episodes and b.episodes:
+                said.append(f"- EF-VLA against {other}, {name}: {_compare(a, b)}")
+    return said
+
+
+def _compare(a: SuccessRate, b: SuccessRate) -> str:
+    apart = a.interval[0] > b.interval[1] or b.interval[0] > a.interval[1]
+    return (
+        f"{a.rate:.0%} against {b.rate:.0%} ({a.episodes} and {b.episodes} episodes); the intervals "
+        f"{'do not overlap' if apart else 'overlap, so this may be chance'}."
+    )

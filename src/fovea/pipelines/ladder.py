@@ -1,0 +1,262 @@
+"""Studies that compare: methods x seeds, each trained and then played on the same test episodes.
+
+A cell is one method with one seed: it trains, then plays every test set, in a process and a folder of its own, on one
+core. Cells run seed by seed, several at a time; what is done stays done, so a study goes on where it was stopped, and
+its page can be written from whatever cells there are.
+"""
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fovea.data.files import read_json, write_json
+from fovea.errors import FoveaError
+from fovea.progress import progress_bar
+from fovea.sim import EpisodeStart
+from fovea.training.config import TrainConfig
+
+POLL_SECONDS = 2.0
+LAST = "last"  # the checkpoint that acts unless a test names a step
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is compared.
+
+    Attributes:
+        name: its row in the tables.
+        policy: its configuration, one of `fovea.pipelines.policies.CONFIGS`.
+        training: its budget; the seed is the cell's.
+        data: folders of the data sets it learns from.
+        tests: names of the test sets it plays; empty for all.
+    """
+
+    name: str
+    policy: Any
+    training: TrainConfig
+    data: tuple[Path, ...]
+    tests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Episodes that no choice is made on.
+
+    Attributes:
+        name: its column in the tables.
+        starts: how they begin.
+        step: training step of the checkpoint that plays; None takes the last.
+    """
+
+    __test__ = False  # pytest: no test of yours
+
+    name: str
+    starts: tuple[EpisodeStart, ...]
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method with one seed, in its folder."""
+
+    method: Method
+    seed: int
+    tests: tuple[TestSet, ...]
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        return f"{self.method.name}, seed {self.seed}"
+
+    @property
+    def episodes(self) -> int:
+        """Test episodes in all."""
+        return sum(len(test.starts) for test in self.tests)
+
+    def done(self) -> bool:
+        """Whether all of it ran, with the settings it has now."""
+        path = self.folder / "cell.json"
+        return path.is_file() and read_json(path, "study cell")["settings"] == self.settings()
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the outcome, as JSON."""
+        import draccus
+
+        settings = {
+            "policy": draccus.encode(self.method.policy),
+            "training": self.method.training.recipe() | {"seed": self.seed},
+            "tests": {test.name: [test.step, [vars(start) for start in test.starts]] for test in self.tests},
+        }
+        return json.loads(json.dumps(settings, default=str))
+
+
+def cells(
+    methods: Sequence[Method], tests: Sequence[TestSet], seeds: Sequence[int], folder: Path
+) -> list[Cell]:
+    """All cells, seed by seed, so that a study which is stopped early has every method once.
+
+    Raises:
+        FoveaError: a method names a test set that does not exist, or two methods share a name.
+    """
+    known = {test.name: test for test in tests}
+    if len({slug(method.name) for method in methods}) != len(methods) or len(known) != len(tests):
+        raise FoveaError("expected every method and every test set once; two of them share a name")
+    for method in methods:
+        if strange := [name for name in method.tests if name not in known]:
+            raise FoveaError(f"{method.name}: expected test sets among {', '.join(known)}, got {strange}")
+    return [
+        Cell(
+            method,
+            seed,
+            tuple(known[name] for name in (method.tests or known)),
+            folder / slug(method.name) / f"seed{seed}",
+        )
+        for seed in seeds
+        for method in methods
+    ]
+
+
+def climb(todo: Sequence[Cell], *, workers: int, progress: bool = True) -> None:
+    """Run every cell that is not done, `workers` at a time, each on one core.
+
+    Raises:
+        FoveaError: from a cell, with its name; the others that run are waited for, and what is done stays.
+    """
+    waiting = [cell for cell in todo if not cell.done()]
+    context = multiprocessing.get_context("spawn")
+    with (
+        progress_bar(visible=progress) as bar,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_deaf_to_ctrl_c) as pool,
+    ):
+        job = bar.add_task("cells", total=len(todo), completed=len(todo) - len(waiting), note="")
+        running: dict[Future, Cell] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    cell = waiting.pop(0)
+                    running[pool.submit(run_cell, cell)] = cell
+                finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    cell = running.pop(future)
+                    if error := future.exception():
+                        waiting.clear()
+                        raise _named(cell, error)
+                    bar.advance(job)
+                bar.update(job, note="; ".join(_progress(cell) for cell in running.values()))
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.terminate()  # a cell goes on from its last checkpoint and its last episode
+            raise
+
+
+def _deaf_to_ctrl_c() -> None:
+    """The study ends its cells; a terminal sends Ctrl-C to them as well."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _named(cell: Cell, error: BaseException) -> BaseException:
+    if isinstance(error, FoveaError):
+        return FoveaError(f"{cell.label}: {error} (log: {cell.folder / 'log.txt'})")
+    return error
+
+
+def run_cell(cell: Cell) -> None:
+    """Train and play one cell in this process, on one core; its messages go to log.txt in its folder."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    with open(cell.folder / "log.txt", "a", buffering=1) as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+        sys.stdout = sys.stderr = log
+        _run(cell)
+
+
+def _run(cell: Cell) -> None:
+    import torch
+
+    from fovea.evaluation.actor import Actor
+    from fovea.evaluation.closed_loop import evaluate
+    from fovea.pipelines.learn import train_policy, trained_on
+    from fovea.pipelines.stages import current_commit
+
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    training = replace(cell.method.training, seed=cell.seed, threads=1)
+    result = train_policy(list(cell.method.data), cell.method.policy, training, cell.folder, workers=1)
+    outcome: dict[str, Any] = {
+        "method": cell.method.name,
+        "seed": cell.seed,
+        "commit": current_commit(),
+        "settings": cell.settings(),
+        "training": {
+            "steps": result.steps,
+            "seconds": round(result.seconds, 1),
+            "loss": result.loss,
+            "validation_loss": result.validation_loss,
+        },
+        "tests": {},
+    }
+    for test in cell.tests:
+        policy = result.policy_path if test.step is None else _checkpoint(cell.folder, test.step)
+        records = evaluate(
+            Actor.load(policy),
+            test.starts,
+            cell.folder / "episodes" / slug(test.name),
+            workers=1,
+            trained_on=trained_on(policy),
+            label=f"{cell.label}: {test.name}",
+        )
+        outcome["tests"][test.name] = [_kept(record) for record in records]
+    outcome["seconds"] = round(time.monotonic() - began, 1)
+    write_json(cell.folder / "cell.json", outcome)
+
+
+def _checkpoint(folder: Path, step: int) -> Path:
+    path = folder / "checkpoints" / f"{step:06d}" / "pretrained_model"
+    if not path.is_dir():
+        raise FoveaError(f"expected a checkpoint of step {step} at {path}, found none; check save_every")
+    return path
+
+
+def _kept(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What tables are made of."""
+    names = ("start", "instruction", "success", "steps", "first_lifted", "first_close", "final", "seconds")
+    return {name: record[name] for name in names}
+
+
+def outcomes(all_cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+    """What the cells that are done left behind, in their order."""
+    for cell in all_cells:
+        if cell.done():
+            yield read_json(cell.folder / "cell.json", "study cell")
+
+
+def slug(name: str) -> str:
+    """A folder name: 'w/o f_e' -> 'w-o-f-e'."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _progress(cell: Cell) -> str:
+    """How far a running cell is."""
+    played = sum(
+        len((path / "episodes.jsonl").read_bytes().splitlines())
+        for path in (cell.folder / "episodes").glob("*")
+        if (path / "episodes.jsonl").is_file()
+    )
+    if played:
+        return f"{cell.label}: episode {played}/{cell.episodes}"
+    path, step = cell.folder / "metrics.jsonl", 0
+    for line in path.read_text().splitlines()[-3:] if path.is_file() else []:
+        try:
+            step = max(step, int(json.loads(line)["step"]))
+        except (json.JSONDecodeError, KeyError):
+            continue  # a line that is being written
+    return f"{cell.label}: step {step}/{cell.method.training.steps}"

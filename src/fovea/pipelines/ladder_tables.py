@@ -1,0 +1,101 @@
+"""Tables of a study's cells: rates over seeds with intervals, each seed's own rate, and where the policies went."""
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+from fovea.evaluation.statistics import endings, grounding, success_rate
+
+Outcome = dict[str, Any]
+
+
+def records(outcomes: Sequence[Outcome], method: str, test: str) -> list[dict[str, Any]]:
+    """Episodes of one method on one test set, all seeds together."""
+    return [r for o in outcomes if o["method"] == method for r in o["tests"].get(test, [])]
+
+
+def methods(outcomes: Sequence[Outcome]) -> list[str]:
+    """Names in order of first appearance."""
+    return list(dict.fromkeys(o["method"] for o in outcomes))
+
+
+def cell(outcomes: Sequence[Outcome], method: str, test: str | Sequence[str]) -> str:
+    """'86% (77/90, 77%-91%; seeds 84, 87)', or '-' where nothing ran."""
+    tests = [test] if isinstance(test, str) else list(test)
+    its = [r for name in tests for r in records(outcomes, method, name)]
+    if not its:
+        return "-"
+    rate = success_rate(its)
+    low, high = rate.interval
+    seeds = [
+        success_rate(of_seed).rate
+        for o in outcomes
+        if o["method"] == method and (of_seed := [r for name in tests for r in o["tests"].get(name, [])])
+    ]
+    each = f"; seeds {', '.join(f'{100 * s:.0f}' for s in seeds)}" if len(seeds) > 1 else ""
+    return f"{rate.rate:.0%} ({rate.successes}/{rate.episodes}, {low:.0%}-{high:.0%}{each})"
+
+
+def success_table(
+    outcomes: Sequence[Outcome], columns: dict[str, Sequence[str]], rows: Sequence[str] = ()
+) -> list[str]:
+    """Markdown: one row a method, one column a group of test sets."""
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for method in rows or methods(outcomes):
+        lines.append(
+            f"| {method} | " + " | ".join(cell(outcomes, method, t) for t in columns.values()) + " |"
+        )
+    return lines
+
+
+def grounding_table(outcomes: Sequence[Outcome], columns: dict[str, Sequence[str]]) -> list[str]:
+    """Markdown: which object the gripper closed at and lifted, and how episodes ended, per method and test group."""
+    lines = [
+        "| | closed at the named object | lifted it first | distance | held, not delivered | not lifted | "
+        "another object | nothing closed on |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for method in methods(outcomes):
+        for group, tests in columns.items():
+            its = [r for test in tests for r in records(outcomes, method, test)]
+            if not its:
+                continue
+            g, kinds = grounding(its), list(endings(its).values())[1:]
+            gap = "-" if g["close_distance"] is None else f"{100 * g['close_distance']:.1f} cm"
+            shares = (f"{g[k]['successes']}/{g[k]['episodes']}" for k in ("closed_right", "lifted_right"))
+            lines.append(f"| {method}, {group} | {' | '.join([*shares, gap, *map(str, kinds)])} |")
+    return lines
+
+
+def training_table(outcomes: Sequence[Outcome]) -> list[str]:
+    """Markdown: what each method cost, means over its seeds."""
+    lines = [
+        "| | seeds | steps | minutes of one core | training loss | validation loss |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method in methods(outcomes):
+        runs = [o["training"] for o in outcomes if o["method"] == method]
+        held_out = [run["validation_loss"] for run in runs if run["validation_loss"] is not None]
+        lines.append(
+            f"| {method} | {len(runs)} | {runs[0]['steps']:,} | {mean(run['seconds'] for run in runs) / 60:.0f} | "
+            f"{mean(run['loss'] for run in runs):.4f} | {f'{mean(held_out):.4f}' if held_out else '-'} |"
+        )
+    return lines
+
+
+def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """JSON-able: every cell's training and, per test set, success, grounding, endings and successes of each task."""
+    return [
+        {name: outcome[name] for name in ("method", "seed", "commit", "training", "seconds")}
+        | {"tests": {name: _numbers(its) for name, its in outcome["tests"].items()}}
+        for outcome in outcomes
+    ]
+
+
+def _numbers(its: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    tasks = sorted({r["start"]["task_id"] for r in its})
+    return success_rate(its).to_dict() | {
+        "grounding": grounding(its),
+        "endings": endings(its),
+        "tasks": {t: success_rate([r for r in its if r["start"]["task_id"] == t]).to_dict() for t in tasks},
+    }

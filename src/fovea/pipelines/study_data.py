@@ -1,0 +1,85 @@
+"""Demonstrations and test episodes that studies over several suites share.
+
+Training sees official initial states 0 to 29 and layouts drawn around them; tests begin at states 30 to 49, or at
+layouts drawn with other seeds. No test episode is ever used to choose anything.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fovea.pipelines.ladder import TestSet
+from fovea.sim.collect import CollectConfig
+from fovea.sim.suites import get_tasks
+
+TRAINING_STATES, FIRST_TEST_STATE = [0, 29], 30
+TEST_SEED = 2000  # of drawn test layouts; collection uses small numbers
+PARTS = ("drawn", "official")
+
+
+def collections(
+    folder: Path, suites: Sequence[str], *, drawn: int, official: int, workers: int, seed: int = 0
+) -> list[CollectConfig]:
+    """Two data sets a suite: layouts drawn anew and official initial states; episodes a task of each, 0 for none."""
+    counts = {"drawn": drawn, "official": official}
+    return [
+        CollectConfig(
+            out=folder / f"{suite}-{layout}",
+            suite=suite,
+            episodes=counts[layout],
+            layout=layout,
+            init_states=TRAINING_STATES,
+            noise=0.2,
+            recoveries=0.25,
+            workers=workers,
+            seed=seed,
+        )
+        for suite in suites
+        for layout in PARTS
+        if counts[layout]
+    ]
+
+
+def collect_all(configs: Sequence[CollectConfig]) -> dict[str, Any]:
+    """Record what is missing; `episodes`, `frames` and `rejected` of all data sets together."""
+    from fovea.sim.collect import run
+
+    outcomes = [run(config) for config in configs]
+    return {name: sum(outcome[name] for outcome in outcomes) for name in ("episodes", "frames", "rejected")}
+
+
+def official_tests(
+    suites: Sequence[str], episodes: int, first_state: int = FIRST_TEST_STATE
+) -> list[TestSet]:
+    """One test set a suite: `episodes` official initial states of every task, from `first_state` on."""
+    from fovea.evaluation.episodes import official
+
+    return [
+        TestSet(suite, tuple(official(suite, _tasks(suite), range(first_state, first_state + episodes))))
+        for suite in suites
+    ]
+
+
+def drawn_tests(suites: Sequence[str], episodes: int) -> list[TestSet]:
+    """One test set a suite: `episodes` layouts drawn anew of every task; the task keeps its own target."""
+    from fovea.evaluation.episodes import drawn
+
+    return [
+        TestSet(
+            f"{suite}, drawn",
+            tuple(drawn(suite, _tasks(suite), episodes, seed=TEST_SEED, init_states=range(30, 50))),
+        )
+        for suite in suites
+    ]
+
+
+def unseen_tests(episodes: int) -> list[TestSet]:
+    """EF-VLA's unseen tasks, but for the one that no arm position allows (see docs/experts.md)."""
+    from fovea.evaluation.episodes import official
+
+    tasks = [task for task in _tasks("fovea_unseen") if task != 0]
+    return [TestSet("fovea_unseen", tuple(official("fovea_unseen", tasks, range(episodes))))]
+
+
+def _tasks(suite: str) -> list[int]:
+    return [task.task_id for task in get_tasks(suite)]

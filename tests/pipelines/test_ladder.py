@@ -1,0 +1,105 @@
+"""Studies of methods x seeds: what runs when, what counts as done, and what the page says about it."""
+
+import json
+
+import pytest
+
+from fovea.errors import FoveaError
+from fovea.pipelines.ef_vla_page import page
+from fovea.pipelines.ef_vla_study import METHODS, EFVLAStudyConfig
+from fovea.pipelines.ladder import cells, outcomes
+from fovea.pipelines.ladder_tables import cell, success_table, summary
+
+
+def record(task, success, right=True):
+    return {
+        "start": {"suite": "libero_goal", "task_id": task},
+        "instruction": "put the bowl on the plate",
+        "success": success,
+        "steps": 90,
+        "first_lifted": {"right": right} if success else None,
+        "first_close": {"right": right, "distance": 0.02},
+        "final": {},
+        "seconds": 2.0,
+    }
+
+
+def outcome(method, seed, won, of, test="libero_goal"):
+    return {
+        "method": method,
+        "seed": seed,
+        "commit": "abc1234",
+        "training": {"steps": 20, "seconds": 60.0, "loss": 0.5, "validation_loss": 0.6},
+        "tests": {test: [record(n, n < won) for n in range(of)]},
+        "seconds": 120.0,
+    }
+
+
+@pytest.fixture
+def config(tmp_path):
+    return EFVLAStudyConfig(out=tmp_path / "study", results=tmp_path / "page.md", episodes=1)
+
+
+def test_every_method_has_one_seed_before_any_has_two(config):
+    order = [(c.method.name, c.seed) for c in config.cells()]
+    assert order == [(name, seed) for seed in (0, 1) for name in METHODS]
+    assert len({c.folder for c in config.cells()}) == len(order)
+
+
+def test_test_episodes_are_apart_from_training(config):
+    assert all(c.init_states == [0, 29] for c in config.collections())
+    for test in config.tests():
+        for start in test.starts:
+            assert start.suite == "fovea_unseen" or start.init_state >= 30
+    drawn = [s for test in config.tests() for s in test.starts if s.layout == "drawn"]
+    assert len({s.seed for s in drawn}) == len(drawn) == 30
+
+
+def test_a_cell_is_done_only_under_the_settings_that_it_ran_with(config):
+    first = config.cells()[0]
+    assert not first.done()
+    first.folder.mkdir(parents=True)
+    (first.folder / "cell.json").write_text(json.dumps({"settings": first.settings(), "method": "EF-VLA"}))
+    assert first.done()
+    assert [o["method"] for o in outcomes(config.cells())] == ["EF-VLA"]
+    longer = EFVLAStudyConfig(out=config.out, results=config.results, episodes=1, steps=7000).cells()[0]
+    assert longer.folder == first.folder
+    assert not longer.done()
+
+
+def test_methods_and_test_sets_must_differ_in_name(config):
+    method, test = config.cells()[0].method, config.tests()[0]
+    with pytest.raises(FoveaError, match="share a name"):
+        cells([method, method], [test], [0], config.out)
+    with pytest.raises(FoveaError, match="expected test sets among libero_spatial"):
+        cells([type(method)(**{**vars(method), "tests": ("moon",)})], [test], [0], config.out)
+
+
+def test_a_cell_of_a_table_counts_all_seeds_and_shows_each():
+    done = [outcome("EF-VLA", 0, 8, 10), outcome("EF-VLA", 1, 10, 10), outcome("LF-VLA", 0, 1, 10)]
+    assert cell(done, "EF-VLA", "libero_goal") == "90% (18/20, 70%-97%; seeds 80, 100)"
+    assert cell(done, "LF-VLA", ["libero_goal", "libero_object"]) == "10% (1/10, 2%-40%)"
+    assert cell(done, "LF-VLA", "libero_object") == "-"
+    assert success_table(done, {"goal": ["libero_goal"]})[2:] == [
+        "| EF-VLA | 90% (18/20, 70%-97%; seeds 80, 100) |",
+        "| LF-VLA | 10% (1/10, 2%-40%) |",
+    ]
+    assert summary(done)[0]["tests"]["libero_goal"]["tasks"][9]["successes"] == 0
+
+
+def test_the_page_says_what_ran_and_which_aims_were_missed(config):
+    done = [outcome("EF-VLA", 0, 8, 10), outcome("LF-VLA", 0, 1, 10)]
+    text = page(config, {"collected": {"episodes": 600, "frames": 57000}, "cells": done})
+    assert f"2 of {2 * len(METHODS)} cells" in text
+    assert "EF-VLA on libero_goal: 80% (8/10" in text
+    assert "the aim of 90% is missed" in text
+    assert "the intervals do not overlap" in text
+    empty = page(config, {"collected": {"episodes": 600, "frames": 57000}, "cells": []})
+    assert "Nothing was measured yet." in empty
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(FoveaError, match="expected cpu or smoke, got 'gpu'"):
+        EFVLAStudyConfig(scale="gpu")
+    with pytest.raises(FoveaError, match="--methods: expected some of EF-VLA, LF-VLA"):
+        EFVLAStudyConfig(methods=["EF"])
