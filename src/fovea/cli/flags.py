@@ -2,8 +2,8 @@
 
 `--workers 2`, `--workers=2`, `--optimizer.lr 1e-3` for nested dataclasses, `--config_path run.yaml` for
 a file. Added to draccus: a bare boolean (`--quick`), dashes for underscores (`--output-dir`), lists
-without brackets (`--tasks 0,1,2`), a suggestion for a flag that does not exist, and words without a flag
-for the fields that a configuration class names in `POSITIONAL` (`fovea convert otter CKPT OUT`).
+without brackets (`--tasks 0,1,2`, `--tasks 0 1 2`), a suggestion for a flag that does not exist, and words
+without a flag for the fields that a configuration class names in `POSITIONAL` (`fovea convert otter CKPT OUT`).
 """
 
 import argparse
@@ -82,6 +82,8 @@ def _tidy(
         if not has_value:
             if following is not None and not following.startswith("--"):
                 value, position = following, position + 1
+                while is_list(hint) and position < len(args) and not args[position].startswith(("--", "[")):
+                    value, position = f"{value},{args[position]}", position + 1
             elif hint is bool:
                 value = "true"
             else:

@@ -18,8 +18,7 @@ from torch import Tensor
 from fovea.data import keys
 from fovea.errors import FoveaError
 from fovea.grafting.hooks import Hook, find_hook
-
-EULER_STEPS = 10
+from fovea.grafting.settings import EULER_STEPS
 
 
 @dataclass(frozen=True)

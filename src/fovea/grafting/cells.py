@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from fovea.errors import FoveaError
-from fovea.grafting.tokens import native_source
 
 Kind = Literal["graft", "native", "wrapped", "lora"]
 Vision = Literal["pictures", "shuffled", "zero_image", "zero_embedding"]
@@ -138,3 +137,8 @@ class Plan:
         if "pooling" in wanted:
             cells += [Cell(backbone, suite, "graft", first, s, side) for side in self.pooling for s in few]
         return cells
+
+
+def native_source(backbone: str, *, tower: bool) -> str:
+    """Name of a backbone's own vision among the sources of tokens."""
+    return f"{backbone}:{'tower' if tower else 'tokens'}"

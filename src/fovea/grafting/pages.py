@@ -130,8 +130,8 @@ def _sections(found: Mapping[str, Any]) -> list[Section]:
     tables = found["tables"]
     ranked = (
         "MSE: squared error of the sampled chunk against the recorded one, in normalised space, over real steps and "
-        "real dimensions. Intervals: bootstrap over episodes (the same for all candidates) and seeds. The near-tie band "
-        "of the best (marked =) holds every encoder whose paired difference to it may be zero."
+        "real dimensions. Intervals: bootstrap over episodes (the same for all candidates) and seeds. The near-tie "
+        "band of the best (marked =) holds every encoder whose paired difference to it may be zero."
     )
     parts: list[Section] = [
         (
@@ -258,8 +258,8 @@ def _agreement(agreement: Mapping[str, int]) -> str:
     return (
         f"{moved} of {agreement['comparisons']} comparisons and {different} of {agreement['seed_cells']} seed-level "
         "cells support rankings that depend on the backbone (a comparison: the small one's winner is not in the "
-        "near-tie band of the large one's; a cell: the order of encoders differs). Kendall's tau: 1 is the same order, -1 the "
-        "reverse."
+        "near-tie band of the large one's; a cell: the order of encoders differs). Kendall's tau: 1 is the same order, "
+        "-1 the reverse."
     )
 
 

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from fovea.data.dataset import open_dataset
 from fovea.grafting.backbones import Backbone, Inputs
-from fovea.grafting.cells import Cell
+from fovea.grafting.cells import Cell, native_source
 from fovea.grafting.loading import load_backbone, use_data_statistics
 from fovea.grafting.native import statistics
-from fovea.grafting.samples import Moment, Samples, SampleSettings
-from fovea.grafting.scores import ScoreSettings, derangement, score
-from fovea.grafting.tokens import StoredTokens, TokenPlace, native_source
-from fovea.grafting.training import Recipe, lora, train
+from fovea.grafting.samples import Moment, Samples
+from fovea.grafting.scores import derangement, score
+from fovea.grafting.settings import Recipe, SampleSettings, ScoreSettings
+from fovea.grafting.tokens import StoredTokens, TokenPlace
+from fovea.grafting.training import lora, train
 from fovea.grafting.wrapper import Graft, Projector
 
 SCALE_SAMPLES = 64

@@ -16,6 +16,7 @@ import torch
 from fovea.data import keys
 from fovea.data.dataset import EpisodeInfo, RecordedDataset
 from fovea.errors import FoveaError
+from fovea.grafting.settings import SampleSettings
 
 LEAST_EPISODES = 2
 
@@ -27,31 +28,6 @@ class Moment:
     episode: EpisodeInfo
     step: int
     row: int
-
-
-@dataclass(frozen=True)
-class SampleSettings:
-    """How samples are chosen.
-
-    Attributes:
-        train: moments of training episodes that are drawn from.
-        held_out: moments of held-out episodes that are scored.
-        share: of each task's episodes is held out where the data set does not say (every episode of a data set made
-            here is marked).
-        seed: draws the moments.
-    """
-
-    train: int = 4000
-    held_out: int = 256
-    share: float = 0.2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("train", 1), ("held_out", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise FoveaError(f"samples.{name}: expected at least {least}, got {getattr(self, name)}")
-        if not 0 < self.share < 1:
-            raise FoveaError(f"samples.share: expected a share between 0 and 1, got {self.share}")
 
 
 class Samples:

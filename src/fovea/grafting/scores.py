@@ -4,44 +4,17 @@ Shape letters: B batch, H actions of a chunk, A numbers of a real action, M of a
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fovea.errors import FoveaError
-from fovea.grafting.backbones import EULER_STEPS, Backbone, Inputs
+from fovea.grafting.backbones import Backbone, Inputs
+from fovea.grafting.settings import ScoreSettings
 from fovea.grafting.training import flow_time
 
 METRICS = ("mse", "mse_real", "flow")
-
-
-@dataclass(frozen=True)
-class ScoreSettings:
-    """How samples are scored.
-
-    Attributes:
-        euler_steps: of the sampler.
-        flow_draws: K, fixed pairs of time and noise per sample for the flow loss.
-        batch_size: samples at a time; changes nothing but the speed.
-        seed: draws noise and times.
-    """
-
-    euler_steps: int = EULER_STEPS
-    flow_draws: int = 2
-    batch_size: int = 32
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("euler_steps", 1), ("flow_draws", 1), ("batch_size", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise FoveaError(f"score.{name}: expected at least {least}, got {getattr(self, name)}")
-
-    def decides(self) -> dict[str, Any]:
-        """What the scores depend on."""
-        return {"euler_steps": self.euler_steps, "flow_draws": self.flow_draws, "seed": self.seed}
 
 
 def score(

@@ -13,14 +13,13 @@ from fovea.data.dataset import open_dataset
 from fovea.data.files import locked, read_json, write_json
 from fovea.encoders.base import VisionEncoder
 from fovea.errors import FoveaError
-from fovea.grafting.cells import Cell, Plan
+from fovea.grafting.cells import Cell, Plan, native_source
 from fovea.grafting.fan_out import EngineName, run_jobs
 from fovea.grafting.loading import load_backbone
 from fovea.grafting.runs import BackbonePlace, Job
-from fovea.grafting.samples import Samples, SampleSettings
-from fovea.grafting.scores import ScoreSettings
-from fovea.grafting.tokens import NativeVision, TokenPlace, create_encoder_of, native_source, store_tokens
-from fovea.grafting.training import Recipe
+from fovea.grafting.samples import Samples
+from fovea.grafting.settings import Recipe, SampleSettings, ScoreSettings
+from fovea.grafting.tokens import NativeVision, TokenPlace, create_encoder_of, store_tokens
 from fovea.progress import progress_bar
 
 RUNS = "runs"

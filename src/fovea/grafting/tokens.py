@@ -23,6 +23,7 @@ from fovea.data.files import atomic_write
 from fovea.encoders.base import VisionEncoder, check_images
 from fovea.encoders.registry import create_vision_encoder
 from fovea.grafting.backbones import Backbone
+from fovea.grafting.cells import native_source
 from fovea.grafting.samples import FrameSubset
 from fovea.grafting.wrapper import check_square, pool
 from fovea.tokens import Tokens
@@ -155,11 +156,6 @@ class StoredTokens:
         part = self.grid(side)[0]
         begin = self._begin[part]
         return tokens[:, begin : begin + part * part].float()
-
-
-def native_source(backbone: str, *, tower: bool) -> str:
-    """Name of a backbone's own vision among the sources of tokens."""
-    return f"{backbone}:{'tower' if tower else 'tokens'}"
 
 
 def create_encoder_of(name: str) -> VisionEncoder:

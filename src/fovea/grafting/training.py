@@ -7,9 +7,7 @@ real one.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,52 +18,10 @@ from torch import Tensor, nn
 from fovea.data.files import atomic_write
 from fovea.errors import FoveaError
 from fovea.grafting.backbones import Backbone, Inputs
+from fovea.grafting.settings import Recipe
 from fovea.training.schedule import learning_rate
 
 BETA, TIME_SCALE, TIME_OFFSET = 1.5, 0.999, 0.001  # of t ~ Beta(1.5, 1), as SmolVLA and pi0.5 draw it
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The budget of every run, the same for all candidates.
-
-    Attributes:
-        steps: updates.
-        batch_size: samples an update; at least 2, for shuffling.
-        learning_rate: peak for the projector (linear warm-up, cosine to 1 %).
-        lora_learning_rate: the same for LoRA.
-        warmup_steps: of the warm-up.
-        clip_norm: largest gradient norm.
-        lora_rank: of the LoRA control.
-        save_every: updates between saved states, from which a killed run goes on.
-    """
-
-    steps: int = 500
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    lora_learning_rate: float = 5e-4
-    warmup_steps: int = 20
-    clip_norm: float = 1.0
-    lora_rank: int = 8
-    save_every: int = 200
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            ("steps", 1),
-            ("batch_size", 2),
-            ("warmup_steps", 1),
-            ("lora_rank", 1),
-            ("save_every", 1),
-        ):
-            if getattr(self, name) < least:
-                raise FoveaError(f"recipe.{name}: expected at least {least}, got {getattr(self, name)}")
-        for name in ("learning_rate", "lora_learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise FoveaError(f"recipe.{name}: expected more than 0, got {getattr(self, name)}")
-
-    def decides(self) -> dict[str, Any]:
-        """What the outcome depends on."""
-        return {name: value for name, value in asdict(self).items() if name != "save_every"}
 
 
 def train(

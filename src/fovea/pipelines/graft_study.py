@@ -1,0 +1,299 @@
+"""`fovea reproduce graft`: the grafting diagnostic from nothing, on one machine.
+
+Two SmolVLA backbones of different size learn libero_spatial and libero_object from the scripted expert's
+demonstrations; then every encoder is grafted onto each. Scale `paper` takes the released backbones instead, and
+needs them.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fovea.errors import FoveaError
+from fovea.grafting.cells import CONTROLS, Plan
+from fovea.grafting.settings import Recipe, SampleSettings, ScoreSettings
+from fovea.sim.collect import CollectConfig
+from fovea.training.config import TrainConfig
+
+Scale = Literal["smoke", "cpu", "paper"]
+SUITES = ["libero_spatial", "libero_object"]
+EVALUATION_STATES = 30  # demonstrations start from the 30 states before
+SIGNIFICANT = 0.05
+SCALES: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "backbones": ["smolvla-small", "smolvla-base"],
+        "encoders": ["tiny", "random/tiny"],
+        "tasks": [0, 1],
+        "demonstrations": 5,
+        "backbone_steps": [6, 4],
+        "episodes": 1,
+        "seeds": 2,
+        "samples": SampleSettings(train=48, held_out=12),
+        "recipe": Recipe(steps=4, batch_size=4, warmup_steps=2),
+        "score": ScoreSettings(euler_steps=4, flow_draws=1),
+    },
+    "cpu": {
+        "backbones": ["smolvla-small", "smolvla-base"],
+        "encoders": ["tiny", "tiny@attn_qk", "efficientnet_lite0", "random/tiny"],
+        "tasks": [],
+        "demonstrations": 20,
+        "backbone_steps": [8000, 6000],
+        "episodes": 3,
+        "seeds": 3,
+        "samples": SampleSettings(train=4000, held_out=256),
+        "recipe": Recipe(),
+        "score": ScoreSettings(),
+    },
+    "paper": {
+        "backbones": ["smolvla-libero", "pi05-libero"],
+        "encoders": ["siglip", "dinov2", "ViT-B-16/openai", "tiny"],
+        "tasks": [],
+        "demonstrations": 40,
+        "backbone_steps": [],
+        "episodes": 0,
+        "seeds": 3,
+        "samples": SampleSettings(train=8000, held_out=512),
+        "recipe": Recipe(steps=2000),
+        "score": ScoreSettings(),
+    },
+}
+
+
+@dataclass
+class GraftStudyConfig:
+    """The study. What is not given comes with the scale.
+
+    Attributes:
+        scale: smoke (minutes, means nothing), cpu (hours on a few cores), paper (released backbones, a GPU).
+        out: folder of data, backbones and runs; a second run goes on where the first was stopped.
+        results: where the page goes.
+        backbones: sizes to train (smolvla-small, smolvla-base), or released backbones.
+        encoders: candidates.
+        suites: LIBERO suites.
+        tasks: of every suite; empty takes all.
+        demonstrations: episodes a task.
+        backbone_steps: training steps of each backbone.
+        episodes: closed-loop episodes a task with which every backbone is checked.
+        seeds: of the grafts.
+        control_seeds: of the shuffled, zero-image and pooling controls.
+        samples: which moments are trained and scored on.
+        recipe: budget of every graft.
+        score: how held-out samples are scored.
+        backbone: how backbones are trained, the number of steps aside.
+        workers: processes.
+        device: for the backbones.
+        seed: draws demonstrations and backbones.
+    """
+
+    scale: Scale = "cpu"
+    out: Path = Path("outputs/graft")
+    results: Path = Path("results/grafting.md")
+    backbones: list[str] | None = None
+    encoders: list[str] | None = None
+    suites: list[str] = field(default_factory=lambda: list(SUITES))
+    tasks: list[int] | None = None
+    demonstrations: int | None = None
+    backbone_steps: list[int] | None = None
+    episodes: int | None = None
+    seeds: int | None = None
+    control_seeds: int = 1
+    samples: SampleSettings | None = None
+    recipe: Recipe | None = None
+    score: ScoreSettings | None = None
+    backbone: TrainConfig = field(
+        default_factory=lambda: TrainConfig(batch_size=16, learning_rate=5e-4, validate_every=500)
+    )
+    workers: int = 2
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in SCALES[self.scale].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if self.workers < 1 or (self.demonstrations or 0) < 1:
+            raise FoveaError(
+                f"--workers and --demonstrations: expected at least 1, got {self.workers} and {self.demonstrations}"
+            )
+        if self.trains_backbones and len(self.backbone_steps or []) != len(self.backbones or []):
+            raise FoveaError(
+                f"--backbone_steps: expected one number for each of {self.backbones}, got {self.backbone_steps}"
+            )
+        self.plan()
+
+    @property
+    def trains_backbones(self) -> bool:
+        """Whether the backbones are trained here; released ones are not."""
+        return self.scale != "paper"
+
+    def plan(self) -> Plan:
+        """The cells."""
+        return Plan(
+            self.backbones or [],
+            self.encoders or [],
+            self.suites,
+            self.seeds or 1,
+            self.control_seeds,
+            list(CONTROLS),
+        )
+
+    def collection(self, suite: str) -> CollectConfig:
+        """The demonstrations of a suite."""
+        return CollectConfig(
+            out=self.out / "data" / suite,
+            suite=suite,
+            tasks=self.tasks or [],
+            episodes=self.demonstrations or 1,
+            init_states=[0, EVALUATION_STATES - 1],
+            val_share=0.2,
+            workers=self.workers,
+            seed=self.seed,
+        )
+
+    def training(self, number: int) -> TrainConfig:
+        """How the backbone with this number is trained."""
+        from dataclasses import replace
+
+        assert self.backbone_steps is not None
+        return replace(self.backbone, steps=self.backbone_steps[number], seed=self.seed)
+
+    def decides(self) -> dict[str, Any]:
+        """Settings of the study whose change makes it another one."""
+        free = ("out", "results", "workers", "device", "encoders", "seeds", "control_seeds", "episodes")
+        return {name: value for name, value in vars(self).items() if name not in free}
+
+
+def run(config: GraftStudyConfig) -> dict[str, Any]:
+    """Run or go on; writes the page and returns what was found.
+
+    Raises:
+        FoveaError: from any of the stages; what was done is kept.
+    """
+    # LeRobot and torch take seconds to import: not before something runs
+    from fovea.data.dataset import open_dataset
+    from fovea.grafting.findings import find
+    from fovea.grafting.native_training import train_native
+    from fovea.grafting.pages import write_pages
+    from fovea.grafting.study import StudySettings, run_study
+    from fovea.pipelines.stages import Stages, current_commit
+    from fovea.sim.collect import run as collect
+
+    stages = Stages(config.out, config.decides())
+    collected = {}
+    for suite in config.suites:
+        with stages.stage(f"collect {suite}", f"{config.demonstrations} demonstrations a task"):
+            collected[suite] = collect(config.collection(suite))
+            collected[suite].pop("out")  # where the data lie is this machine's business
+    trained = config.out / "backbones"
+    checks = {}
+    if config.trains_backbones:
+        datasets = [open_dataset(config.out / "data" / suite) for suite in config.suites]
+        for number, name in enumerate(config.backbones or []):
+            budget = config.training(number)
+            with stages.stage(f"train {name}", f"{budget.steps} steps on {len(datasets)} suites"):
+                train_native(name, datasets, trained / name, budget)
+            if config.episodes:
+                with stages.stage(f"check {name}", "closed loop, trained and untrained"):
+                    checks[name] = check(config, name, trained)
+    settings = StudySettings(
+        config.out,
+        config.out / "data",
+        trained,
+        config.samples or SampleSettings(),
+        config.recipe or Recipe(),
+        config.score or ScoreSettings(),
+        device=config.device,
+        workers=config.workers,
+    )
+    plan = config.plan()
+    with stages.stage("graft", f"{len(plan.cells())} runs"):
+        found = find(run_study(plan, settings))
+    found |= {
+        "scale": config.scale,
+        "collected": collected,
+        "closed_loop": checks,
+        "stage_seconds": stages.seconds,
+        "commit": current_commit(),
+    }
+    write_pages(found, config.out, markdown=config.results, head=head(config, found))
+    return found
+
+
+def check(config: GraftStudyConfig, name: str, trained: Path) -> dict[str, Any]:
+    """Closed loop: a trained backbone and an untrained one of its size in the same episodes.
+
+    Returns:
+        `trained` and `untrained` success (`SuccessRate.to_dict()`), per suite too, and `better`: Fisher's exact
+        test says so, one-sided, p below 0.05.
+    """
+    from scipy.stats import fisher_exact
+
+    from fovea.data.dataset import open_dataset
+    from fovea.evaluation.actor import SelectActor
+    from fovea.evaluation.closed_loop import evaluate
+    from fovea.evaluation.episodes import official
+    from fovea.evaluation.statistics import success_rate
+    from fovea.grafting.loading import load_backbone
+    from fovea.grafting.native import build_smolvla
+    from fovea.sim import RenderSettings
+    from fovea.sim.suites import get_tasks
+
+    states = range(EVALUATION_STATES, EVALUATION_STATES + (config.episodes or 1))
+    starts = [
+        start
+        for suite in config.suites
+        for start in official(suite, config.tasks or [t.task_id for t in get_tasks(suite)], states)
+    ]
+    backbone = load_backbone(name, root=trained)
+    untrained = build_smolvla(backbone.policy.config, seed=config.seed + 1)
+    outcome: dict[str, Any] = {}
+    for label, policy in (("trained", backbone.policy), ("untrained", untrained)):
+        actor = SelectActor(policy, backbone.before, backbone.after, f"{label}-{backbone.identity}")
+        records = evaluate(
+            actor,
+            starts,
+            config.out / "closed_loop" / name / label,
+            workers=config.workers,
+            render=RenderSettings(image_size=actor.image_size),
+            trained_on=open_dataset(config.out / "data" / config.suites[0]).record.get("render"),
+            label=f"{name}, {label}",
+        )
+        suites = {s: success_rate(r for r in records if r["start"]["suite"] == s) for s in config.suites}
+        outcome[label] = success_rate(records).to_dict() | {
+            "suites": {suite: rate.to_dict() for suite, rate in suites.items()}
+        }
+    wins = [
+        [o["successes"], o["episodes"] - o["successes"]] for o in (outcome["trained"], outcome["untrained"])
+    ]
+    p = float(fisher_exact(wins, alternative="greater").pvalue)
+    return outcome | {"p": round(p, 6), "better": p < SIGNIFICANT}
+
+
+def head(config: GraftStudyConfig, found: dict[str, Any]) -> list[str]:
+    """What was run and how, before the verdict."""
+    hours = sum(found["stage_seconds"].values()) / 3600
+    lines = [
+        f"`fovea reproduce graft --scale {config.scale}` (seed {config.seed}, commit {found['commit']}, {hours:.1f} h "
+        f"on this machine).{' A smoke run: its numbers mean nothing.' if config.scale == 'smoke' else ''}"
+    ]
+    episodes = "; ".join(
+        f"{s}: {c['episodes']} episodes, {c['frames']:,} frames" for s, c in found["collected"].items()
+    )
+    lines.append(
+        f"Demonstrations of the scripted expert, official initial states 0 to {EVALUATION_STATES - 1}. {episodes}."
+    )
+    for name, outcome in found["closed_loop"].items():
+        rates = [
+            f"{label} {outcome[label]['successes']}/{outcome[label]['episodes']}"
+            for label in ("trained", "untrained")
+        ]
+        by_suite = ", ".join(
+            f"{suite} {rate['successes']}/{rate['episodes']}"
+            for suite, rate in outcome["trained"]["suites"].items()
+        )
+        said = "better than chance" if outcome["better"] else "NOT shown to be better than chance"
+        lines.append(
+            f"{name} in closed loop from states that no demonstration started from: {' against '.join(rates)} "
+            f"({by_suite}), {said} (Fisher's exact test, one-sided, p = {outcome['p']:.2g})."
+        )
+    return lines
