@@ -1,4 +1,4 @@
-"""Weights that are loaded whole or not at all, whoever loads them.
+"""What our policies share behind LeRobot's interface: weights that are loaded whole or not at all, and LoRA's targets.
 
 LeRobot loads with `strict=False` unless told otherwise: a policy with half its weights missing would act, badly. A
 policy that has `CheckedWeights` among its bases, before LeRobot's, refuses that in `lerobot-eval` and `lerobot-train`
@@ -33,6 +33,10 @@ class CheckedWeights:
         check_weights(model, Path(model_file))
         check_checksums(Path(model_file).parent)
         return super()._load_as_safetensor(model, model_file, map_location, strict=True)  # type: ignore[misc]
+
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        """LeRobot's `--peft.method_type=LORA` without `--peft.target_modules`: an adapter on every linear layer."""
+        return {"target_modules": "all-linear", "modules_to_save": []}
 
 
 def check_weights(model: nn.Module, file: Path) -> None:

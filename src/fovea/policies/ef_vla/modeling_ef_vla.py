@@ -6,7 +6,8 @@ Shape letters: B batch, T time, C cameras, N patches, M words, D joint width, W 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
@@ -17,7 +18,7 @@ from fovea.encoders import Encoder
 from fovea.errors import FoveaError
 from fovea.policies.checked import CheckedWeights
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, STATE, EFVLAConfig
-from fovea.policies.ef_vla.features_ef_vla import FrozenFeatures, feature_key
+from fovea.policies.ef_vla.features_ef_vla import TOKENS, WORDS, Features, feature_key
 from fovea.policies.ef_vla.model_ef_vla import EFVLAModel
 from fovea.policies.statistics import check_gripper
 from fovea.tokens import Tokens
@@ -27,12 +28,15 @@ from fovea.tokens import Tokens
 class EpisodeState:
     """One episode's memory: its last T policy tokens (W,) and the actions it still has to play.
 
-    `EFVLAPolicy.new_episode` makes one; a new episode needs a new one.
+    `EFVLAPolicy.new_episode` makes one; a new episode needs a new one. Words are kept here where the encoder is
+    trained, so that nobody else can remember them.
     """
 
     tokens: list[Tensor] = field(default_factory=list)
     pending: deque[Tensor] = field(default_factory=deque)
     ensemble: ChunkEnsemble | None = None
+    sentence: str | None = None
+    words: Tokens | None = None
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,14 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
     come in, and must have the identity that the configuration recorded. Batches that carry cached patches
     (`observation.features.<camera>`) never run its picture tower; sentences are encoded once and remembered.
 
+    With `config.vision` other than `frozen`, what is trained is the module `vision`, part of the weights, and batches
+    carry pictures.
+
     Args:
         config: the configuration; missing encoder facts are filled in from the encoder.
-        encoder: use this encoder instead of building one (several policies may share it).
+        encoder: use this encoder instead of building one (several policies may share it; one that is to be trained is
+            copied).
+        source: folder of the checkpoint whose weights will be loaded; `from_pretrained` says so.
         dataset_stats: LeRobot's; they only tell whether the last action is a gripper that opens or closes.
         dataset_meta: LeRobot's, not used: scaling is the processors' work.
 
@@ -79,6 +88,7 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         config: EFVLAConfig,
         *,
         encoder: Encoder | None = None,
+        source: Path | None = None,
         dataset_stats: dict[str, Any] | None = None,
         dataset_meta: Any = None,
     ) -> None:
@@ -87,25 +97,34 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
             config.validate_features()
         if config.gripper_loss == "bce":
             check_gripper(dataset_stats, "--policy.gripper_loss=l1")
-        self._features = FrozenFeatures(config, encoder)
+        self._features = Features(config, encoder, source)
         self.model = EFVLAModel(config)
+        self.vision = self._features.trained
         self.reset()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """LeRobot's, for a folder or a name on the hub."""
+        folder = Path(pretrained_name_or_path)
+        return super().from_pretrained(
+            pretrained_name_or_path, source=folder if folder.is_dir() else None, **kwargs
+        )
 
     @property
     def encoder(self) -> Encoder:
-        """The frozen encoder, built at first use; see `FrozenFeatures`."""
+        """The encoder, built at first use; see `Features`."""
         return self._features.encoder
 
     @property
     def picture_encoder(self) -> Encoder:
-        """The encoder on `config.encoder_backend`, which pictures go through; see `FrozenFeatures`."""
+        """The encoder on `config.encoder_backend`, which pictures go through; see `Features`."""
         return self._features.picture_encoder
 
     def _inputs(self, batch: dict[str, Any], time: bool) -> tuple[Tensor, Tokens, Tensor | None]:
         """Patches (B, T, C, N, D), words (B, M, D) and proprioception (B, T, P) of windows or (T = 1) frames."""
         device, features = self.model.input.weight.device, self._features
         patches = features.patches(batch, time, device)
-        return patches, features.words(batch["task"], device), features.proprio(batch, time, device)
+        return patches, features.words(batch, device), features.proprio(batch, time, device)
 
     # -- training ------------------------------------------------------------------------------------------
 
@@ -148,7 +167,9 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         real = mask.flatten(1).sum(1).to(loss.dtype)
         weight = real / real.sum().clamp(min=1)  # every real action counts the same
         info = {name: (value.detach() * weight).sum().item() for name, value in parts.items()}
-        info["weight"] = real.sum().item()  # how many actions the mean is over: the trainer averages over processes
+        info["weight"] = (
+            real.sum().item()
+        )  # how many actions the mean is over: the trainer averages over processes
         return (loss if reduction == "none" else (loss * weight).sum()), info
 
     def get_optim_params(self) -> list[dict[str, Any]]:
@@ -197,10 +218,15 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
     def _observe(self, states: Sequence[EpisodeState], batch: dict[str, Any]) -> Tensor | None:
         """Append this frame's policy token to every episode's memory; returns the proprioception (B, 1, P)."""
         self.eval()
+        if _frames(batch) != len(states):
+            raise FoveaError(
+                f"expected a batch of {len(states)} frames, one an episode, got {_frames(batch)}; "
+                "call reset() when episodes begin"
+            )
+        if self.config.vision == "finetune" and TOKENS not in batch:
+            batch = {**batch, WORDS: self._episode_words(states, batch["task"])}
         patches, words, proprio = self._inputs(batch, time=False)
         tokens = self.model.tokens(patches, words, proprio)[:, 0]
-        if len(tokens) != len(states):
-            raise FoveaError(f"expected a batch of {len(states)} frames, one an episode, got {len(tokens)}")
         for state, token in zip(states, tokens, strict=True):
             state.tokens = [*state.tokens, token][-self.config.n_obs_steps :]
         return proprio
@@ -213,8 +239,7 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         )
         for row, i in enumerate(due):
             windows[row, : lengths[row]] = torch.stack(states[i].tokens)
-        raw = self.model.predict(windows)[torch.arange(len(due)), torch.tensor(lengths) - 1]
-        chunks = self.model.head.decode(raw)
+        chunks = self.model.head.decode(self.model.last(windows, torch.tensor(lengths)))
         if self.config.action_space == "se3_relative" and proprio is not None:
             chunks = absolute_chunk(proprio[list(due), 0], chunks)
         return chunks
@@ -226,14 +251,40 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
             actions = torch.cat([actions[..., :-1], close], dim=-1)
         return actions
 
-    def reset(self) -> None:
-        """Forget the episodes behind `select_action`. Call it whenever an episode begins."""
-        self._states: list[EpisodeState] = []
+    def reset(self, environments: Sequence[int] | None = None) -> None:
+        """Forget the episodes behind `select_action`: all, or those of some environments of the batch.
+
+        Call it whenever an episode begins. Environments whose episodes end at different times are reset alone, by
+        their place in the batch, and do not disturb the others.
+
+        Raises:
+            FoveaError: there is no such environment.
+        """
+        if environments is None:
+            self._states: list[EpisodeState] = []
+            return
+        for index in environments:
+            if not 0 <= index < len(self._states):
+                raise FoveaError(
+                    f"expected environments among the {len(self._states)} of the batch, got {index}"
+                )
+            self._states[index] = self.new_episode()
 
     def _own_states(self, batch: dict[str, Any]) -> list[EpisodeState]:
         if not self._states:
-            self._states = [self.new_episode() for _ in batch["task"]]
+            self._states = [self.new_episode() for _ in range(_frames(batch))]
         return self._states
+
+    def _episode_words(self, states: Sequence[EpisodeState], sentences: Sequence[str]) -> Tokens:
+        """Every position (B, M, D) of each episode's sentence, encoded when the episode begins."""
+        new = [i for i, state in enumerate(states) if state.sentence != sentences[i]]
+        if new:
+            device = self.model.input.weight.device
+            words = self._features.every_word({"task": [sentences[i] for i in new]}, device)
+            for row, i in enumerate(new):
+                states[i].sentence, states[i].words = sentences[i], Tokens(words.values[row], words.mask[row])
+        known = [state.words for state in states if state.words is not None]
+        return Tokens(torch.stack([w.values for w in known]), torch.stack([w.mask for w in known]))
 
     def select_action(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
         """LeRobot: (B, A) for single frames; the history is kept inside, see `reset`."""
@@ -267,8 +318,7 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         key, frame_axes = (picture, 4) if picture in batch else (feature_key(picture), 3)
         return key in batch and batch[key].ndim > frame_axes
 
-    # -- fine-tuning ---------------------------------------------------------------------------------------
 
-    def _get_default_peft_targets(self) -> dict[str, Any]:
-        """LeRobot's `--peft.method_type=LORA`: adapters on every linear layer of the poolings and the transformer."""
-        return {"target_modules": "all-linear", "modules_to_save": []}
+def _frames(batch: dict[str, Any]) -> int:
+    """B of single frames."""
+    return len(batch[TOKENS] if TOKENS in batch else batch.get("task") or ())
