@@ -1,5 +1,8 @@
+import errno
+import json
 import os
 import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -90,7 +93,9 @@ def test_key_changes_with_weights_data_and_variant(dataset, dataset_copy, tmp_pa
     extra.write_bytes(extra.read_bytes() + b"\0")
     keys_seen.add(cache_key(PoolEncoder(), open_dataset(dataset_copy)))
     assert len(keys_seen) == 4
-    flipped = build(dataset, tmp_path, variant="flipped", transform=lambda images, episode, camera: images.flip(-1))
+    flipped = build(
+        dataset, tmp_path, variant="flipped", transform=lambda images, episode, camera: images.flip(-1)
+    )
     assert not np.array_equal(flipped.episode(0), build(dataset, tmp_path).episode(0))
     with pytest.raises(FoveaError, match="together"):
         build(dataset, tmp_path, variant="flipped")
@@ -182,3 +187,48 @@ def test_environment_decides_the_place(dataset, tmp_path, monkeypatch):
     cache = feature_build.build_features(PoolEncoder(), dataset, progress=False)
     assert cache.folder.parent == tmp_path / "here" / "features"
     assert os.environ["FOVEA_CACHE"]
+
+
+def test_nan_in_a_cache_that_others_wrote_names_its_episode(dataset, tmp_path):
+    cache = build(dataset, tmp_path)
+    patches = np.fromfile(patches_file(cache), np.float16)
+    per_frame = 2 * 4 * 3
+    patches[9 * per_frame + 5] = np.nan
+    patches.tofile(patches_file(cache))
+    lines = (cache.folder / "journal.jsonl").read_text().splitlines()
+    entries = {entry["episode"]: entry for entry in map(json.loads, lines)}
+    entries[1]["crc32"] = zlib.crc32(patches[9 * per_frame : 23 * per_frame])
+    journal = "".join(json.dumps(entry) + "\n" for entry in entries.values())
+    (cache.folder / "journal.jsonl").write_text(journal)
+    opened = FeatureCache(cache.folder)
+    source = WindowSource(dataset, opened, context=5, horizon=4)
+    source.batch([source[0]])
+    with pytest.raises(FoveaError, match=r"episode 1 in .* NaN or infinity in 1 pictures"):
+        source.batch([source[12]])
+
+
+def test_disk_that_fills_while_building_loses_nothing(dataset, tmp_path, monkeypatch):
+    write, written = os.pwrite, []
+
+    def full(file, content, offset):
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(offset)
+        return write(file, content, offset)
+
+    monkeypatch.setattr(feature_build.os, "pwrite", full)
+    with pytest.raises(FoveaError, match=r"features is full; free some space .* what was finished is kept"):
+        build(dataset, tmp_path, workers=1)
+    monkeypatch.undo()
+    encoder = PoolEncoder()
+    assert build(dataset, tmp_path, encoder).verify() == []
+    assert encoder.calls == 2
+
+
+@pytest.mark.parametrize("damage", ["features.json", "sealed.json"])
+def test_damaged_records_are_written_anew(dataset, tmp_path, damage):
+    folder = build(dataset, tmp_path).folder
+    (folder / damage).write_text('{"format": 1, "sha')
+    encoder = PoolEncoder()
+    assert build(dataset, tmp_path, encoder).verify() == []
+    assert encoder.calls == (0 if damage == "sealed.json" else 6)
