@@ -152,7 +152,7 @@ class Lexicon:
     def align(self, sentence: str) -> Aligned | None:
         """Say which types every word points at; None if the sentence names no known object."""
         words = tuple(split_words(sentence))
-        mentions = self._mentions(words)
+        mentions = self.mentions(words)
         if not mentions:
             return None
         owners: list[frozenset[str] | None] = [None] * len(words)
@@ -171,7 +171,8 @@ class Lexicon:
         start, stop, _ = mentions[0]
         return Aligned(sentence, words, tuple(filled), tuple(range(start, stop)))
 
-    def _mentions(self, words: Sequence[str]) -> list[tuple[int, int, frozenset[str]]]:
+    def mentions(self, words: Sequence[str]) -> list[tuple[int, int, frozenset[str]]]:
+        """The noun phrases among words, by longest match: (first, last + 1, the types they are true of)."""
         found, i = [], 0
         while i < len(words):
             for length in range(min(self._longest, len(words) - i), 0, -1):

@@ -62,6 +62,12 @@ def move(text: str, region: str, box: tuple[float, float, float, float]) -> str:
     return moved
 
 
+def instances(text: str) -> list[str]:
+    """Names of the task's objects and fixtures, such as "milk_1"; the workspace ("main_table") is none."""
+    declared = [word for name in ("fixtures", "objects") for word in text[slice(*_block(text, name))].split()]
+    return [word.strip("()") for word in declared if re.search(r"_\d+\)*$", word)]
+
+
 def _block(text: str, name: str) -> tuple[int, int]:
     """Where the block (:name ...) begins and ends."""
     start = text.index(f"(:{name}")

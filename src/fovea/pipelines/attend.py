@@ -1,0 +1,159 @@
+"""What the layers of policies look at: maps, and the share of their attention on the task's objects."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from fovea.data.files import write_json
+from fovea.errors import FoveaError
+from fovea.lens.attention import load_gaze, mean_interval, scene_means, shares, summarise
+from fovea.lens.moments import choose_starts, take_moments
+from fovea.lens.sheet import attention_sheet, save_png
+from fovea.pipelines.scene_records import SceneRecords, sheet_paths
+from fovea.pipelines.stages import current_commit
+from fovea.progress import progress_bar
+
+RULES = 1  # of measuring; shares under other rules are not re-used
+
+
+@dataclass(frozen=True)
+class AttendConfig:
+    """Which policies, and which scenes they look at.
+
+    Attributes:
+        checkpoint: of ef_vla, vla_adapter or focus_vla.
+        against: more checkpoints, each compared with the first on the same moments: mixed attention against cascaded,
+            top-K against none.
+        suite: LIBERO suites, one or several.
+        task: task numbers, of every suite; empty takes all.
+        layout: "official" initial states (those that fovea collect leaves alone), or "drawn": object positions drawn
+            anew.
+        scenes: scenes a task.
+        moments: moments of a scene: the first, and more while the scripted expert plays, a second apart.
+        seed: draws layouts and fixture poses.
+        layers: layers that a sheet shows, besides the mean over all.
+        sheets: how many scenes become a picture sheet.
+        out: folder of shares, sheets and attend.json; a run that was stopped there goes on.
+        json: print the numbers as JSON.
+    """
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("checkpoint",)
+
+    checkpoint: Path
+    against: list[Path] = field(default_factory=list)
+    suite: list[str] = field(default_factory=lambda: ["libero_object"])
+    task: list[int] = field(default_factory=list)
+    layout: Literal["official", "drawn"] = "official"
+    scenes: int = 5
+    moments: int = 1
+    seed: int = 0
+    layers: int = 4
+    sheets: int = 3
+    out: Path = Path("outputs/attend")
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("scenes", 1), ("moments", 1), ("seed", 0), ("layers", 0), ("sheets", 0)):
+            if getattr(self, name) < least:
+                raise FoveaError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        everyone = [self.checkpoint, *self.against]
+        if len(set(everyone)) != len(everyone):
+            raise FoveaError(f"against: expected other checkpoints than {self.checkpoint}, each once")
+
+
+def run(config: AttendConfig) -> dict[str, Any]:
+    """Look where nobody looked yet.
+
+    Returns:
+        `suite`, `layout`, `scenes` (how many), `moments` (of each), `seed`, `commit`, `sheets` (paths), and `policies`:
+        each with `name`, `title`, `kind` and what `fovea.lens.attention.summarise` says; all but the first also with
+        `difference`, of its `objects` less the first one's, paired by scene. The same is written to attend.json.
+
+    Raises:
+        FoveaError: a checkpoint that is none of these policies', or an unknown suite or task.
+    """
+    starts = choose_starts(config.suite, config.task, config.scenes, config.layout, config.seed)
+    gazes = [load_gaze(checkpoint) for checkpoint in (config.checkpoint, *config.against)]
+    sizes = [gaze.image_size for gaze in gazes]
+    records = SceneRecords(config.out / "shares.jsonl", (RULES, max(sizes), config.moments))
+    identities = [gaze.identity for gaze in gazes]
+    sheets = sheet_paths(config.out, starts, config.sheets, [*identities, str(config.layers)])
+    todo = records.missing(starts, identities, sheets)
+    with progress_bar(visible=not config.json) as bar:
+        job = bar.add_task("scenes", total=len(starts), completed=len(starts) - len(todo), note="")
+        for moments in take_moments(todo, sizes, config.moments):
+            start, shown, looks = moments[0].start, len(moments) // 2, []
+            for gaze in gazes:
+                maps = [gaze.look(moment.observations[gaze.image_size]) for moment in moments]
+                measured = [shares(moment, its) for moment, its in zip(moments, maps, strict=True)]
+                records.add(gaze.identity, start, measured, who=gaze.name)
+                looks.append((f"{gaze.title}, {gaze.kind}", maps[shown]))
+            if start in sheets:
+                save_png(attention_sheet(moments[shown], looks, config.layers), sheets[start])
+            bar.advance(job)
+    scenes = [[records.of(identity, start) for start in starts] for identity in identities]
+    result = {
+        "suite": config.suite,
+        "layout": config.layout,
+        "scenes": len(starts),
+        "moments": config.moments,
+        "seed": config.seed,
+        "commit": current_commit(),
+        "sheets": [str(path) for path in sheets.values()],
+        "policies": [
+            {"name": gaze.name, "title": gaze.title, "kind": gaze.kind}
+            | summarise(mine)
+            | ({"difference": _difference(mine, scenes[0])} if number else {})
+            for number, (gaze, mine) in enumerate(zip(gazes, scenes, strict=True))
+        ],
+    }
+    write_json(config.out / "attend.json", result)
+    return result
+
+
+def _difference(mine: Any, first: Any) -> dict[str, Any]:
+    pairs = zip(scene_means(mine, "objects"), scene_means(first, "objects"), strict=True)
+    return mean_interval([a - b for a, b in pairs])
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    cameras = list(result["policies"][0]["cameras"])
+    names = [
+        *(
+            "policy",
+            "attention",
+            "to vision",
+            "of that, on the task's objects",
+            "chance",
+            "target",
+            "destination",
+        ),
+        *(f"{camera}: share, on objects" for camera in cameras),
+        "patches with weight",
+    ]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    notes = []
+    for policy in result["policies"]:
+        area = policy["area"]
+        cells = [policy["name"], policy["kind"], _share(policy["vision"]), _share(policy["objects"])]
+        cells += [f"{area['objects']:.1%}"]
+        cells += [f"{policy[kind]['mean']:.1%} of {area[kind]:.1%}" for kind in ("target", "destination")]
+        for camera in cameras:
+            its = policy["cameras"][camera]
+            cells.append(f"{its['share']['mean']:.0%}, {its['objects']['mean']:.1%} of {its['area']:.1%}")
+        cells.append(f"{policy['kept']['mean']:.0%}")
+        lines.append(f"| {' | '.join(cells)} |")
+        layers = ", ".join(f"{share:.1%}" for share in policy["layers"]["objects"])
+        notes.append(f"{policy['name']}, on the objects, by layer: {layers}.")
+        if "difference" in policy:
+            more = _share(policy["difference"])
+            notes.append(f"{policy['name']} less {result['policies'][0]['name']}, on the objects: {more}.")
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def _share(value: dict[str, Any]) -> str:
+    if value["interval"] is None:
+        return f"{value['mean']:.1%}"
+    low, high = value["interval"]
+    return f"{value['mean']:.1%} ({low:.1%} to {high:.1%})"

@@ -1,0 +1,197 @@
+"""Grounding in numbers: how often, and how much, the words of an instruction look at the objects they name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fovea.data.files import write_json
+from fovea.encoders.base import TAPS, check_tap
+from fovea.errors import FoveaError
+from fovea.lens import grounding
+from fovea.lens.moments import Moment, choose_starts, named_in_data, take_moments
+from fovea.lens.sheet import grounding_sheet, save_png
+from fovea.lens.word_maps import WordMaps, describe, encoder_maps, policy_maps
+from fovea.pipelines.scene_records import SceneRecords, sheet_paths
+from fovea.pipelines.stages import current_commit
+from fovea.progress import progress_bar
+from fovea.sim.catalogue import CATALOGUE
+from fovea.sim.suites import suggest
+
+RULES = 1  # of asking and scoring; answers under other rules are not re-used
+
+
+@dataclass(frozen=True)
+class GroundConfig:
+    """What looks, and at which scenes.
+
+    Attributes:
+        encoders: encoder names: tiny, tiny:<folder>, ViT-B-32/openai; default tiny if there is no checkpoint either.
+        taps: where the encoders' patches are read.
+        checkpoints: EF-VLA checkpoints; they look through their own encoder, tap and learned temperature.
+        suite: LIBERO suites, one or several.
+        tasks: task numbers, of every suite; empty takes all.
+        layout: "official" initial states (those that fovea collect leaves alone), or "drawn": object positions drawn
+            anew.
+        scenes: scenes a task.
+        moments: moments of a scene: the first, and more while the scripted expert plays, a second apart.
+        seed: draws layouts and fixture poses.
+        data: data set that the policies were trained on: objects that its instructions name are "seen".
+        holdout: object types that count as unseen, all others as seen; instead of --data.
+        sheets: how many scenes become a picture sheet.
+        out: folder of answers, sheets and ground.json; a run that was stopped there goes on.
+        json: print the numbers as JSON.
+    """
+
+    encoders: list[str] = field(default_factory=list)
+    taps: list[str] = field(default_factory=lambda: list(TAPS))
+    checkpoints: list[Path] = field(default_factory=list)
+    suite: list[str] = field(default_factory=lambda: ["libero_object"])
+    tasks: list[int] = field(default_factory=list)
+    layout: Literal["official", "drawn"] = "official"
+    scenes: int = 5
+    moments: int = 1
+    seed: int = 0
+    data: Path | None = None
+    holdout: list[str] = field(default_factory=list)
+    sheets: int = 3
+    out: Path = Path("outputs/ground")
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("scenes", 1), ("moments", 1), ("seed", 0), ("sheets", 0)):
+            if getattr(self, name) < least:
+                raise FoveaError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        for tap in self.taps:
+            check_tap(tap)
+        for name in ("suite", "taps"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise FoveaError(f"{name}: expected different names, at least one, got {values}")
+        if self.data is not None and self.holdout:
+            raise FoveaError("data and holdout: both say which objects are unseen; give one of them")
+        for kind in self.holdout:
+            if kind not in CATALOGUE:
+                raise FoveaError(f"holdout: no object type {kind!r}. {suggest(kind, CATALOGUE)}")
+
+    def named(self) -> frozenset[str] | None:
+        """Object types that count as seen in robot data; None if nothing was said about it."""
+        if self.data is not None:
+            return named_in_data(self.data)
+        return frozenset(CATALOGUE) - set(self.holdout) if self.holdout else None
+
+    def variants(self) -> list[WordMaps]:
+        """Everything that looks, loaded.
+
+        Raises:
+            FoveaError: an unknown encoder, weights that are not there, or a checkpoint without word maps.
+        """
+        encoders = self.encoders or ([] if self.checkpoints else ["tiny"])
+        found: list[WordMaps] = [encoder_maps(name, tap) for name in encoders for tap in self.taps]
+        return found + [policy_maps(checkpoint) for checkpoint in self.checkpoints]
+
+
+def run(config: GroundConfig) -> dict[str, Any]:
+    """Ask what was not asked yet.
+
+    Returns:
+        `suite`, `layout`, `scenes` (how many), `moments` (of each), `seed`, `commit`, `unseen` (types that occurred and
+        count as unseen, or None), `sheets` (paths), and `variants`: each with `name`, `tap`, `temperature` and
+        `cameras` (`fovea.lens.grounding.summarise`). The same is written to ground.json.
+
+    Raises:
+        FoveaError: see `GroundConfig.variants`, or an unknown suite, task or data set.
+    """
+    starts = choose_starts(config.suite, config.tasks, config.scenes, config.layout, config.seed)
+    named, variants = config.named(), config.variants()
+    sizes = [variant.image_size for variant in variants]
+    identities = [variant.identity for variant in variants]
+    records = SceneRecords(config.out / "answers.jsonl", (RULES, max(sizes), config.moments))
+    sheets = sheet_paths(config.out, starts, config.sheets, identities)
+    todo = records.missing(starts, identities, sheets)
+    with progress_bar(visible=not config.json) as bar:
+        job = bar.add_task("scenes", total=len(starts), completed=len(starts) - len(todo), note="")
+        for moments in take_moments(todo, sizes, config.moments):
+            _look(moments, variants, records, sheets.get(moments[0].start))
+            bar.advance(job)
+    tables = []
+    unseen: set[str] = set()
+    for variant in variants:
+        answers = [answer for start in starts for answer in records.of(variant.identity, start)]
+        answers = [grounding.judge_seen(answer, named) for answer in answers]
+        unseen.update(kind for answer in answers if answer["seen"] is False for kind in answer["types"])
+        tables.append(describe(variant) | {"cameras": grounding.summarise(answers)})
+    result = {
+        "suite": config.suite,
+        "layout": config.layout,
+        "scenes": len(starts),
+        "moments": config.moments,
+        "seed": config.seed,
+        "commit": current_commit(),
+        "unseen": None if named is None else sorted(unseen),
+        "sheets": [str(path) for path in sheets.values()],
+        "variants": tables,
+    }
+    write_json(config.out / "ground.json", result)
+    return result
+
+
+def _look(
+    moments: list[Moment], variants: Sequence[WordMaps], records: SceneRecords, path: Path | None
+) -> None:
+    """Ask every variant about a scene, and draw the middle one of its moments."""
+    shown = len(moments) // 2
+    looks = []
+    for variant in variants:
+        maps = [variant.look(moment.observations[variant.image_size]) for moment in moments]
+        answers = [q for moment, its in zip(moments, maps, strict=True) for q in grounding.ask(moment, its)]
+        records.add(variant.identity, moments[0].start, answers, who=variant.name, tap=variant.tap)
+        looks.append((_heading(variant), maps[shown]))
+    if path is not None:
+        save_png(grounding_sheet(moments[shown], looks), path)
+
+
+def _heading(variant: WordMaps) -> str:
+    """What a sheet calls a variant; of a path its telling end."""
+    parts = [
+        part for part in Path(variant.name).parts if part not in ("checkpoints", "last", "pretrained_model")
+    ]
+    return f"{parts[-1] if parts else variant.name}, {variant.tap}"
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown: a line for every variant, camera and group of nouns, then what was left out."""
+    lines = [
+        "| who looks | tap | camera | nouns | arg-max on the object | 95 % interval | chance | mass on it | its area |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for variant in result["variants"]:
+        for camera, found in variant["cameras"].items():
+            groups = found["groups"]
+            for group, cell in {**groups, "all": found["all"]}.items():
+                # a role all of whose objects are seen, or all unseen, needs one line only
+                if not any(groups.get(f"{group}, {word}") == cell for word in ("seen", "unseen")):
+                    lines.append(_row(variant, camera, group, cell))
+            several = found["all"]["several"]
+            who = f"{variant['name']} ({variant['tap']}), {camera}"
+            left = ", ".join(f"{count} {reason}" for reason, count in found["left_out"].items())
+            if left:
+                notes.append(f"{who}: left out {left}.")
+            if several["asked"]:
+                notes.append(
+                    f"{who}: {several['asked']} nouns were true of several visible objects; any of them counts. On the "
+                    f"one the task means: {several['own']}."
+                )
+    return "\n".join(lines) + "\n" + ("\n" + "\n".join(notes) + "\n" if notes else "")
+
+
+def _row(variant: dict[str, Any], camera: str, group: str, cell: dict[str, Any]) -> str:
+    start = f"| {variant['name']} | {variant['tap']} | {camera} | {group} |"
+    if not cell["asked"]:
+        return f"{start} - (0) | - | - | - | - |"
+    low, high = cell["interval"]
+    return (
+        f"{start} {cell['accuracy']:.0%} ({cell['right']}/{cell['asked']}) | {low:.0%} - {high:.0%} | "
+        f"{cell['chance']:.1%} | {cell['mass']:.0%} | {cell['area']:.1%} |"
+    )
