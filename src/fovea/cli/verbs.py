@@ -116,6 +116,33 @@ VERBS: dict[str, Verb] = {
         ),
         hands_over=True,
     ),
+    "ground": Verb(
+        "Measure",
+        "how often the words of an instruction look at the objects they name",
+        "fovea.cli.ground",
+        (
+            "fovea ground --encoders tiny --suite libero_object --layout drawn",
+            "fovea ground --checkpoints outputs/train/checkpoints/last --data outputs/data/libero_object",
+        ),
+    ),
+    "attend": Verb(
+        "Measure",
+        "what the layers of policies look at, and how much of it are the task's objects",
+        "fovea.cli.attend",
+        (
+            "fovea attend outputs/train/checkpoints/last --suite libero_spatial --task 0,3",
+            "fovea attend outputs/mixed/checkpoints/last --against outputs/cascaded/checkpoints/last --moments 4",
+        ),
+    ),
+    "graft": Verb(
+        "Measure",
+        "which vision encoder suits which VLA backbone, before a cluster is spent",
+        "fovea.cli.graft",
+        (
+            "fovea graft --backbones smolvla-small smolvla-base --encoders tiny efficientnet_lite0 random/tiny",
+            "fovea graft --backbones smolvla-libero,pi05-libero --encoders siglip,dinov2 --seeds 2 --device cuda",
+        ),
+    ),
     "report": Verb(
         "Measure",
         "write the page of a run again from its numbers",
@@ -126,9 +153,17 @@ VERBS: dict[str, Verb] = {
         "Measure",
         "a part of Fovea beside its peers, in one run on this machine",
         "fovea.cli.bench",
-        ("fovea bench sim", "fovea bench sim --suite libero_goal --task 3 --json"),
+        (
+            "fovea bench sim",
+            "fovea bench sim --suite libero_goal --task 3 --json",
+            "fovea bench graft --dataset outputs/data/libero_object",
+        ),
         choices={
             "sim": ("fovea.cli.bench", "the simulator beside stock LIBERO's and LeRobot's environments"),
+            "graft": (
+                "fovea.cli.bench_graft",
+                "an encoder's tokens computed once, beside encoding in every run",
+            ),
         },
     ),
     "experts": Verb(
@@ -152,6 +187,14 @@ VERBS: dict[str, Verb] = {
             "first": (
                 "fovea.cli.reproduce",
                 "EF-VLA and LF-VLA on libero_object, trained and held-out targets",
+            ),
+            "graft": (
+                "fovea.cli.reproduce_graft",
+                "encoders grafted onto two SmolVLA backbones of different size",
+            ),
+            "ef-vla": (
+                "fovea.cli.reproduce_ef_vla",
+                "EF-VLA, LF-VLA and the ablations on three suites and the unseen tasks (the paper's Table 1)",
             ),
         },
     ),
