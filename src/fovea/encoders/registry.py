@@ -24,6 +24,7 @@ _VISION_FACTORIES: dict[str, str] = {
     "efficientnet_lite0": "fovea.encoders.efficientnet:create_efficientnet",
     "random": "fovea.encoders.random_weights:create_random",  # "random/<any name>"
 }
+_BUILT_WITHOUT_WEIGHTS = {"dinov2", "siglip", "timm"}
 _FUSED = "fovea.encoders.fused:create_fused"  # "<name>+<name>": patches joined on channels
 _PLUS = re.compile(rf"\+(?=(?:{'|'.join(_VISION_FACTORIES)})(?:[/@+]|$))")
 
@@ -70,18 +71,27 @@ def create_encoder(name: str, *, tap: str | None = None, **kwargs: Any) -> Encod
     return _dual_factory(name)(name, tap=tap, **kwargs).freeze()
 
 
-def create_vision_encoder(name: str, *, tap: str | None = None, **kwargs: Any) -> VisionEncoder:
+def create_vision_encoder(
+    name: str, *, tap: str | None = None, random_weights: bool = False, **kwargs: Any
+) -> VisionEncoder:
     """Build a frozen encoder of pictures (eval mode, no gradients); dual encoders are encoders of pictures too.
 
     Args:
         name: "dinov2", "siglip", "timm/<model>", each with "@<size in pixels>" and "//<file.safetensors>" behind it
             if wanted; several of them joined by +, such as "dinov2+siglip"; or what `create_encoder` takes.
         tap: where patches are read (see `VisionEncoder.tap`); None takes the encoder's own default.
-        **kwargs: passed to the encoder's factory; those that only see know `random_weights`.
+        random_weights: on purpose, a network that learned nothing; timm's need no weights then.
+        **kwargs: passed to the encoder's factory.
 
     Raises:
         FoveaError: the name or the tap is unknown (with the nearest match), or weights are missing.
     """
+    if random_weights:
+        parts = {_family(part) for part in split_parts(name)}
+        if parts <= _BUILT_WITHOUT_WEIGHTS:
+            kwargs["random_weights"] = True
+        else:
+            name = f"random/{name}"
     factory: Callable[..., VisionEncoder] = _vision_factory(name) or _dual_factory(name)
     return factory(name, tap=tap, **kwargs).freeze()
 
@@ -95,8 +105,12 @@ def _vision_factory(name: str) -> Callable[..., VisionEncoder] | None:
     """The factory of an encoder that only sees, by the first part of its name ("dinov2" of "dinov2//<file>")."""
     if len(split_parts(name)) > 1:
         return _load(_FUSED)
-    target = _VISION_FACTORIES.get(re.split("[/@]", name, maxsplit=1)[0])
+    target = _VISION_FACTORIES.get(_family(name))
     return _load(target) if target else None
+
+
+def _family(name: str) -> str:
+    return re.split("[/@]", name, maxsplit=1)[0]
 
 
 def _dual_factory(name: str) -> Callable[..., Encoder]:

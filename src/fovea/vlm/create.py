@@ -1,9 +1,12 @@
 """A VLM from its configuration."""
 
-from fovea.encoders import VisionEncoder
-from fovea.errors import FoveaError
+import torch
+
+from fovea.encoders import VisionEncoder, create_vision_encoder
 from fovea.vlm.base import VLM
 from fovea.vlm.config import VLMConfig
+
+LANGUAGE_FILE = "model.safetensors"
 
 
 def create_vlm(config: VLMConfig, *, encoder: VisionEncoder | None = None, load_weights: bool = True) -> VLM:
@@ -23,8 +26,45 @@ def create_vlm(config: VLMConfig, *, encoder: VisionEncoder | None = None, load_
 
         vlm: VLM = TinyVLM(config, encoder)
     else:
-        raise FoveaError("the kind prismatic is not there yet")
-    if config.trainable in ("queries", "nothing"):
-        vlm.requires_grad_(False)
-        vlm.action_queries.requires_grad_(config.trainable == "queries")
+        vlm = _prismatic(config, encoder, load_weights)
+    if config.trainable == "lora":
+        from fovea.vlm.lora import add_lora
+
+        add_lora(vlm, config.lora_rank, config.lora_alpha, config.lora_dropout)
+    else:
+        vlm.requires_grad_(config.trainable == "all")
+    vlm.action_queries.requires_grad_(config.trainable != "nothing")
     return vlm
+
+
+def _prismatic(config: VLMConfig, encoder: VisionEncoder | None, load_weights: bool) -> VLM:
+    """Weights of the language model and the vision encoder from a public checkpoint, or each from its own source."""
+    from fovea.vlm.load_prismatic import group_of, load_checkpoint, read_checkpoint
+    from fovea.vlm.prismatic import PrismaticVLM
+
+    pretrained = load_weights and config.weights == "pretrained"
+    state = read_checkpoint(config.checkpoint) if load_weights and config.checkpoint else {}
+    if encoder is None:
+        complete = any(group_of(key) == "vision_encoder" for key in state)
+        encoder = create_vision_encoder(config.encoder, random_weights=complete or not pretrained)
+    language = None
+    if pretrained and not state:
+        # The file is looked for before half a billion numbers are drawn for nothing.
+        language = _language_weights(config)
+    vlm = PrismaticVLM(config, encoder)
+    if state:
+        load_checkpoint(vlm, state, str(config.checkpoint))
+    elif language is not None:
+        state = {f"language_model.{key}": value for key, value in language.items()}
+        load_checkpoint(vlm, state, config.language_model, required=("language_model",))
+    return vlm
+
+
+def _language_weights(config: VLMConfig) -> dict[str, torch.Tensor]:
+    from fovea.vlm.load_prismatic import read_safetensors
+    from fovea.vlm.prompt import find_file
+
+    option = "vlm.language_model=<folder with model.safetensors and tokenizer.json>"
+    return read_safetensors(
+        find_file(config.language_model, LANGUAGE_FILE, "the language model's weights", option)
+    )

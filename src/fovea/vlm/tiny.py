@@ -9,7 +9,6 @@ Shape letters: B batch, C cameras, N patches of a camera, M = C * N, P words, Q 
 """
 
 from collections.abc import Sequence as Sentences
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,8 +72,9 @@ class TinyVLM(VLM):
         return self._encoder[0].to(self.action_queries.device)
 
     def _create(self) -> VisionEncoder:
-        random: dict[str, Any] = {"random_weights": True} if self.config.weights == "random" else {}
-        return create_vision_encoder(self.config.encoder, **random)
+        with torch.device("cpu"):  # its facts are needed even where the model is built on the meta device
+            random = self.config.weights == "random"
+            return create_vision_encoder(self.config.encoder, random_weights=random)
 
     def _adopt(self, encoder: VisionEncoder) -> None:
         config = self.config
