@@ -20,19 +20,32 @@ def rollout(policy, count: int = 1, steps: int = STEPS) -> tuple[list[dict[str, 
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
-def test_cached_stepping_equals_the_full_forward_and_then_the_sliding_window(make_policy, positions):
+@pytest.mark.parametrize("steps", [1, 3, 4, 5, 13])
+def test_cached_stepping_equals_the_sliding_forward_at_every_position(make_policy, positions, steps):
     model: EFVLAModel = make_policy(time_positions=positions).eval().model
-    context = model.config.n_obs_steps
-    tokens, state = torch.randn(2, STEPS, model.config.dim_model), StepState()
+    context = model.config.n_obs_steps  # 4
+    tokens, state = torch.randn(2, steps, model.config.dim_model), StepState()
     with torch.no_grad():
-        stepped = torch.stack([model.step(tokens[:, step], state) for step in range(STEPS)], dim=1)
-        full = model.predict(tokens[:, :context])
-        assert torch.allclose(stepped[:, :context], full, atol=1e-5)
-        for step in range(context, STEPS):
-            window = model.predict(tokens[:, step + 1 - context : step + 1])[:, -1]
+        stepped = torch.stack([model.step(tokens[:, step], state) for step in range(steps)], dim=1)
+        assert torch.allclose(stepped, model.slide(tokens), atol=1e-5)
+        assert torch.allclose(stepped[:, :context], model.predict(tokens[:, :context]), atol=1e-5)
+        for step in range(steps):  # every frame sees its own last `context` frames and nothing else
+            window = model.predict(tokens[:, max(0, step + 1 - context) : step + 1])[:, -1]
             assert torch.allclose(stepped[:, step], window, atol=1e-5)
-    with pytest.raises(FoveaError, match=f"at most {context} steps"):
-        model.predict(tokens)
+
+
+@torch.no_grad()
+def test_one_forward_over_more_frames_than_the_context_needs_rotary_positions(make_policy):
+    tokens = torch.randn(1, 7, 32)
+    with pytest.raises(FoveaError, match="at most 4 steps"):
+        make_policy(time_positions="learned").eval().model.predict(tokens)
+    model = make_policy(time_positions="rotary").eval().model
+    whole = model.predict(tokens)
+    assert torch.allclose(whole[:, :4], model.slide(tokens)[:, :4], atol=1e-5)
+    assert not torch.allclose(
+        whole[:, 5:], model.slide(tokens)[:, 5:], atol=1e-4
+    )  # frames see all before them
+    assert torch.allclose(whole[:, :6], model.predict(tokens[:, :6]), atol=1e-5)
 
 
 def test_a_chunk_is_played_before_the_next_one_is_predicted(make_policy):

@@ -12,6 +12,7 @@ from fovea.actions.se3 import POSE_SIZE, average_rotations, matrix_to_rows, rows
 from fovea.errors import FoveaError
 
 Weighting = Literal["newest", "oldest"]
+COEFFICIENTS = {"newest": 0.05, "oldest": 0.01}  # OTTER's and ACT's
 
 
 class ChunkEnsemble:
@@ -22,11 +23,14 @@ class ChunkEnsemble:
 
     Args:
         weighting: `newest` or `oldest`.
-        coefficient: c >= 0.
+        coefficient: c >= 0; None takes the convention's own.
         poses: actions are absolute poses (see `actions.se3`); their rotations are averaged on SO(3).
     """
 
-    def __init__(self, weighting: Weighting, coefficient: float, *, poses: bool = False) -> None:
+    def __init__(
+        self, weighting: Weighting, coefficient: float | None = None, *, poses: bool = False
+    ) -> None:
+        coefficient = COEFFICIENTS.get(weighting, 0.0) if coefficient is None else coefficient
         if weighting not in ("newest", "oldest") or coefficient < 0:
             raise FoveaError(
                 f"expected weighting newest or oldest, coefficient >= 0; got {weighting!r}, {coefficient}"

@@ -4,6 +4,7 @@ Shape letters: B batch, N patches, L text positions, D joint width, S side in pi
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -143,8 +144,12 @@ class ClipEncoder(Encoder):
         return self.tokenizer(check_sentences(sentences)).to(device)
 
 
-def create_clip(name: str, *, tap: str | None = None, quick_gelu: bool | None = None) -> ClipEncoder:
+def create_clip(
+    name: str, *, tap: str | None = None, quick_gelu: bool | None = None, random_weights: bool = False
+) -> ClipEncoder:
     """Build "<model>/<tag>" (weights from the Hugging Face hub or its cache) or "<model>//<file or folder>".
+
+    `random_weights` asks for no weights at all, for a checkpoint that brings its own.
 
     Non-obvious: OpenAI's and DFN's weights need QuickGELU. A tag knows; a file does not, so name the model
     "ViT-B-32-quickgelu" (or pass `quick_gelu=True`) for such weights in a file.
@@ -164,17 +169,21 @@ def create_clip(name: str, *, tap: str | None = None, quick_gelu: bool | None = 
         )
     local = rest.startswith("/")
     tag = get_pretrained_cfg(model_name, _any_tag(model_name) if local else rest)
-    path = (
-        clip_files.local_file(name, rest[1:]) if local else clip_files.hub_file(name, model_name, rest, tag)
-    )
     if quick_gelu is None:
         quick_gelu = bool(config.get("quick_gelu") or (not local and tag.get("quick_gelu")))
     sizes = {**config, "quick_gelu": quick_gelu}
     if vision.get("timm_model_name"):
         sizes["vision_cfg"] = {**vision, "timm_model_pretrained": False}
+    path: Path | None = None
+    if not random_weights:
+        path = (
+            clip_files.local_file(name, rest[1:])
+            if local
+            else clip_files.hub_file(name, model_name, rest, tag)
+        )
     custom, tokenizer = bool(sizes.pop("custom_text", False)), None
     if text.get("hf_tokenizer_name"):
-        tokenizer = named_tokenizer(text, path.parent if local else None)
+        tokenizer = named_tokenizer(text, path.parent if local and path else None)
     kind = (
         open_clip.CoCa
         if "multimodal_cfg" in sizes
@@ -191,6 +200,8 @@ def create_clip(name: str, *, tap: str | None = None, quick_gelu: bool | None = 
         mean=tag.get("mean", OPENAI_MEAN),
         std=tag.get("std", OPENAI_STD),
     )
+    if path is None:
+        return encoder
     state = clip_files.read_weights(path)
     if custom:
         state = convert_to_custom_text_state_dict(state)

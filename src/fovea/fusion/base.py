@@ -14,6 +14,7 @@ from fovea.tokens import Tokens
 
 ValuePositions = Literal["none", "sincos1d", "sincos2d"]
 ValueJoin = Literal["add", "concat"]
+MAX_SCALE = 100.0  # CLIP's own cap on 1 / tau
 
 
 class Fusion(nn.Module, ABC):
@@ -24,6 +25,7 @@ class Fusion(nn.Module, ABC):
         grid: (rows, columns) of patches.
         cameras: C.
         temperature: the encoder's image-text temperature, where similarities start from.
+        max_scale: largest 1 / temperature; None for no cap.
         positions: embedding of the place of a patch, on the values only (never in the similarity).
         join: add the positions to the content, or put them behind it.
         position_width: width of the positions when joined by `concat`.
@@ -43,13 +45,14 @@ class Fusion(nn.Module, ABC):
         cameras: int,
         *,
         temperature: float = 0.07,
+        max_scale: float | None = MAX_SCALE,
         positions: ValuePositions = "sincos2d",
         join: ValueJoin = "add",
         position_width: int = 64,
         content_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.join = join
+        self.join, self.max_scale = join, max_scale
         self.content_dropout = content_dropout
         place = width if join == "add" else position_width
         if positions == "none":

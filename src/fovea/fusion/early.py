@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from fovea.fusion.base import Fusion
 from fovea.tokens import Tokens
 
-MAX_SCALE = 100.0  # CLIP's own cap on 1 / tau
-
 
 class EarlyFusion(Fusion):
     """f_vl = softmax_over_patches(f_l f_v^T / tau) f_v, one tau a camera.
 
-    tau is parametrised as s = log(1 / tau), 1 / tau = exp(s) <= 100: it cannot reach zero. Exempt `log_scale`
-    from weight decay.
+    tau is parametrised as s = log(1 / tau), 1 / tau = exp(s) <= `max_scale` (100): it cannot reach zero. Exempt
+    `log_scale` from weight decay.
     """
 
     def __init__(
@@ -31,7 +29,8 @@ class EarlyFusion(Fusion):
     @property
     def scale(self) -> Tensor:
         """1 / tau, one a camera (C,)."""
-        return self.log_scale.exp().clamp(max=MAX_SCALE)
+        scale = self.log_scale.exp()
+        return scale if self.max_scale is None else scale.clamp(max=self.max_scale)
 
     def forward(self, patches: Tensor, words: Tokens) -> Tokens:
         """Patches (B, T, C, N, D), words (B, M, D) -> one token a word, (B, T, C, M, V)."""

@@ -72,7 +72,11 @@ class CausalTransformer(nn.Module):
         self.norm = nn.LayerNorm(width) if final_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D) with T <= context."""
+        """(B, T, D) -> (B, T, D).
+
+        T <= context with learned positions. With rotary positions T may be longer; then every step sees ALL steps before
+        it, which is not what stepping with a context does.
+        """
         return self._run(x, 0, None)[0]
 
     def step(self, x: Tensor, cache: KeyValueCache) -> Tensor:
@@ -85,7 +89,7 @@ class CausalTransformer(nn.Module):
         self, x: Tensor, start: int, past: list[tuple[Tensor, Tensor]] | None
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         stop = start + x.shape[1]
-        if stop > self.context:
+        if stop > self.context and (past is not None or self.position is not None):
             raise FoveaError(
                 f"expected at most {self.context} steps, got {stop}; pass the last {self.context} of them"
             )

@@ -14,7 +14,10 @@ _POSITIVE = (
     *("readouts", "pooling_blocks", "pooling_heads", "value_position_width"),
     *("text_width", "vision_width", "proprio_width", "proprio_hidden"),
     *("dim_model", "n_layers", "n_heads", "mlp_ratio"),
+    *("scratch_patch_size", "scratch_width", "scratch_layers", "scratch_heads"),
 )
+PAPER_WIDTH, OUR_WIDTH = 512, 256  # of the transformer over time: Table 5, and with the encoder that ships
+PAPER_TEMPERATURE = 0.07
 LIBERO_CAMERAS = ("observation.images.image", "observation.images.image2")
 STATE, ACTION = "observation.state", "action"
 
@@ -24,8 +27,9 @@ STATE, ACTION = "observation.state", "action"
 class EFVLAConfig(PreTrainedConfig):
     """Everything that makes an EF-VLA policy (papers: EF-VLA, later published as OTTER).
 
-    The defaults are the preset `tiny`: they train on a laptop's CPU. `preset` builds the others, `otter` the
-    released OTTER code, `tiny` a toy for tests.
+    The defaults are Table 5 of the paper, but for the transformer's width with our own small encoder: that is the
+    preset `tiny`, which trains on a laptop's CPU. `preset` builds the others, `otter` the released OTTER code, and
+    `EFVLAConfig.tiny` a toy for tests.
 
     Args:
         n_obs_steps: frames of context T that the policy sees.
@@ -41,16 +45,22 @@ class EFVLAConfig(PreTrainedConfig):
         tap: where the encoder's patches are read (attn_qk, attn_qq, out); None takes the encoder's default.
         encoder_identity: hash of weights, tap and preprocessing, filled in when the encoder is first built; a
             checkpoint refuses to work with an encoder of another identity.
-        encoder_width, encoder_grid, temperature: joint width D, (rows, columns) of patches and initial
-            image-text temperature tau; None takes them from the encoder.
+        encoder_width, encoder_grid: joint width D and (rows, columns) of patches; None takes them from the encoder.
+        temperature: initial image-text temperature tau; None takes 0.07, or the encoder's where it ships with us.
+        max_scale: largest 1 / tau (CLIP's own cap); None for no cap, as OTTER's release.
         encoder_backend: what runs the frozen encoder's picture tower: torch, or openvino-fp32 or openvino-int8 (the
             extra `int8`; int8 is calibrated once by `fovea compile`). The policy is the same: a compiled copy
             stands for the encoder of `encoder_identity`. Acting only; cached features keep to torch.
         word_positions: None uses the words of the instruction and nothing else; a number uses that many first
             text positions, start, end and padding included (OTTER's release: 15).
+        pool_true_text: with `word_positions`, keep start, end and padding out of the poolings (OTTER's switch of that
+            name).
         vision: `frozen` (features may be cached); `finetune` trains the encoder with the policy, end to end;
             `scratch` trains a small vision transformer in place of its picture tower (the ablation
             "w/o CLIP vision").
+        image_size: side in pixels of the pictures that `scratch` sees; None takes the encoder's.
+        scratch_patch_size, scratch_width, scratch_layers, scratch_heads: that vision transformer, ViT-Ti/16 with half
+            of its layers by default.
 
         fusion: `early` (EF-VLA, eq. 1) or `late` (LF-VLA: all patches go to the pooling).
         value_positions: where-information on the patches that are collected: none, sincos1d, sincos2d.
@@ -69,7 +79,8 @@ class EFVLAConfig(PreTrainedConfig):
         text_width, vision_width, proprio_width, proprio_hidden: widths of the parts of a policy token; the vision
             width is shared by all cameras.
 
-        dim_model, n_layers, n_heads, mlp_ratio, dropout: the causal transformer over time.
+        dim_model, n_layers, n_heads, mlp_ratio, dropout: the causal transformer over time; width 0 takes 512, or 256
+            with an encoder that ships with us.
         time_positions: `learned` or `rotary`.
         final_norm: LayerNorm after the transformer (OTTER's release has none).
 
@@ -79,7 +90,7 @@ class EFVLAConfig(PreTrainedConfig):
         gripper_loss: `l1`, or `bce` for a last action dimension that is -1 (open) or +1 (close).
         gripper_loss_weight: weight of the cross-entropy beside one L1 dimension.
         temporal_ensemble: none (receding horizon), newest (OTTER: newest chunk weighs most), oldest (ACT).
-        temporal_ensemble_coeff: c of the weights exp(+-c i).
+        temporal_ensemble_coeff: c of the weights exp(+-c i); None takes 0.05 for newest and 0.01 for oldest.
 
         optimizer_lr, optimizer_weight_decay, optimizer_grad_clip, warmup_steps, decay_steps: LeRobot's presets
             (Table 6).
@@ -100,8 +111,15 @@ class EFVLAConfig(PreTrainedConfig):
     encoder_width: int | None = None
     encoder_grid: tuple[int, int] | None = None
     temperature: float | None = None
+    max_scale: float | None = 100.0
     word_positions: int | None = None
+    pool_true_text: bool = False
     vision: Literal["frozen", "finetune", "scratch"] = "frozen"
+    image_size: int | None = None
+    scratch_patch_size: int = 16
+    scratch_width: int = 192
+    scratch_layers: int = 6
+    scratch_heads: int = 3
 
     fusion: Literal["early", "late"] = "early"
     value_positions: Literal["none", "sincos1d", "sincos2d"] = "sincos2d"
@@ -123,7 +141,7 @@ class EFVLAConfig(PreTrainedConfig):
     proprio_width: int = 64
     proprio_hidden: int = 256
 
-    dim_model: int = 256
+    dim_model: int = 0
     n_layers: int = 4
     n_heads: int = 8
     mlp_ratio: float = 4.0
@@ -135,7 +153,7 @@ class EFVLAConfig(PreTrainedConfig):
     gripper_loss: Literal["l1", "bce"] = "bce"
     gripper_loss_weight: float = 1.0
     temporal_ensemble: Literal["none", "newest", "oldest"] = "none"
-    temporal_ensemble_coeff: float = 0.05
+    temporal_ensemble_coeff: float | None = None
 
     optimizer_lr: float = 3e-4
     optimizer_weight_decay: float = 0.01
@@ -146,6 +164,10 @@ class EFVLAConfig(PreTrainedConfig):
     def __post_init__(self) -> None:
         self.device: str | None = self.device or best_device()
         super().__post_init__()
+        ours = self.encoder.partition(":")[0] == "tiny"
+        self.dim_model = self.dim_model or (OUR_WIDTH if ours else PAPER_WIDTH)
+        if self.temperature is None and not ours:
+            self.temperature = PAPER_TEMPERATURE
         if not self.normalization_mapping:
             env = self.action_space == "env"
             self.normalization_mapping = {
@@ -157,6 +179,8 @@ class EFVLAConfig(PreTrainedConfig):
             self.encoder_grid = (int(self.encoder_grid[0]), int(self.encoder_grid[1]))
         self._check_numbers()
         self._check_choices()
+        if self.vision == "scratch" and self.image_size is not None:
+            self.set_scratch_grid(self.image_size)
 
     def _check_numbers(self) -> None:
         for name in _POSITIVE:
@@ -166,8 +190,11 @@ class EFVLAConfig(PreTrainedConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise FoveaError(f"expected {name} in [0, 1), got {getattr(self, name)}")
         for name in ("proprio_noise", "gripper_loss_weight", "temporal_ensemble_coeff"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise FoveaError(f"expected {name} >= 0, got {getattr(self, name)}")
+        for name in ("temperature", "max_scale", "image_size"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise FoveaError(f"expected {name} > 0, got {getattr(self, name)}")
         if self.n_action_steps > self.chunk_size:
             raise FoveaError(
                 f"expected n_action_steps <= chunk_size = {self.chunk_size}, got {self.n_action_steps}; "
@@ -175,10 +202,16 @@ class EFVLAConfig(PreTrainedConfig):
             )
         if self.dim_model % self.n_heads:
             raise FoveaError(f"expected n_heads to divide dim_model = {self.dim_model}, got {self.n_heads}")
-        if self.temperature is not None and self.temperature <= 0:
-            raise FoveaError(f"expected temperature > 0, got {self.temperature}")
+        if self.scratch_width % self.scratch_heads:
+            raise FoveaError(
+                f"expected scratch_heads to divide scratch_width = {self.scratch_width}, got {self.scratch_heads}"
+            )
         if self.word_positions is not None and self.word_positions < 1:
             raise FoveaError(f"expected word_positions >= 1 or None, got {self.word_positions}")
+        if self.pool_true_text and self.word_positions is None:
+            raise FoveaError(
+                "expected word_positions with pool_true_text, got None, which masks all but words already"
+            )
 
     def _check_choices(self) -> None:
         choices = {
@@ -197,6 +230,11 @@ class EFVLAConfig(PreTrainedConfig):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise FoveaError(f"expected {name} among {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.uses_pixels and self.encoder_backend != "torch":
+            raise FoveaError(
+                f"expected encoder_backend=torch with vision={self.vision}, got {self.encoder_backend}, which cannot "
+                "be trained"
+            )
         if self.gripper_loss == "bce" and self.action_space != "env":
             raise FoveaError(
                 "expected gripper_loss=l1 with action_space=se3_relative (its gripper is a position, not "
@@ -207,13 +245,19 @@ class EFVLAConfig(PreTrainedConfig):
     def preset(cls, name: str, **changes: Any) -> "EFVLAConfig":
         """Build a preset for LIBERO's two cameras: tiny, b32, b16, l14 (Table 5), otter (the released code).
 
+        Each but the last is also known as `ef_vla_<name>`.
+
         Raises:
             FoveaError: no such preset.
         """
         if name not in PRESETS:
             raise FoveaError(f"expected a preset among {', '.join(PRESETS)}, got {name!r}")
+        sizes = dict(PRESETS[name])
+        if changes.get("encoder", sizes["encoder"]) != sizes["encoder"]:  # another's sizes are its own
+            for size in ("encoder_width", "encoder_grid", "image_size"):
+                sizes.pop(size, None)
         features = {"input_features": libero_inputs(), "output_features": libero_outputs()}
-        return cls(**{**features, **PRESETS[name], **changes})
+        return cls(**{**features, **sizes, **changes})
 
     @classmethod
     def tiny(cls, **changes: Any) -> "EFVLAConfig":
@@ -232,6 +276,9 @@ class EFVLAConfig(PreTrainedConfig):
             "dim_model": 32,
             "n_layers": 2,
             "n_heads": 4,
+            "scratch_patch_size": 8,
+            "scratch_width": 24,
+            "scratch_layers": 2,
         }
         return cls(**{**sizes, **changes})
 
@@ -239,6 +286,15 @@ class EFVLAConfig(PreTrainedConfig):
     def uses_pixels(self) -> bool:
         """Whether the policy must see pictures: its vision is trained, so cached features would be wrong."""
         return self.vision != "frozen"
+
+    def set_scratch_grid(self, image_size: int) -> None:
+        """Fill in the grid of the vision transformer that is trained from scratch on pictures of this side."""
+        if image_size % self.scratch_patch_size:
+            raise FoveaError(
+                f"expected a scratch_patch_size that divides image_size = {image_size}, got {self.scratch_patch_size}"
+            )
+        side = image_size // self.scratch_patch_size
+        self.image_size, self.encoder_grid = image_size, (side, side)
 
     @property
     def camera_keys(self) -> list[str]:
@@ -318,15 +374,17 @@ def libero_outputs() -> dict[str, PolicyFeature]:
     return {ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(7,))}
 
 
-_TABLE_5: dict[str, Any] = {"dim_model": 512, "n_layers": 4, "n_heads": 8, "temperature": 0.07}
+# the sizes of the encoders are known, so that a policy can be built from cached features without their weights
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"encoder": "tiny"},
-    "b32": {"encoder": "ViT-B-32/openai", "encoder_width": 512, "encoder_grid": (7, 7), **_TABLE_5},
-    "b16": {"encoder": "ViT-B-16/openai", "encoder_width": 512, "encoder_grid": (14, 14), **_TABLE_5},
-    "l14": {"encoder": "ViT-L-14/openai", "encoder_width": 768, "encoder_grid": (16, 16), **_TABLE_5},
+    "b32": {"encoder": "ViT-B-32/openai", "encoder_width": 512, "encoder_grid": (7, 7), "image_size": 224},
+    "b16": {"encoder": "ViT-B-16/openai", "encoder_width": 512, "encoder_grid": (14, 14), "image_size": 224},
+    "l14": {"encoder": "ViT-L-14/openai", "encoder_width": 768, "encoder_grid": (16, 16), "image_size": 224},
 }
+PRESETS |= {f"ef_vla_{name}": preset for name, preset in PRESETS.items()}
 PRESETS["otter"] = {
     **PRESETS["l14"],
+    "max_scale": None,
     "word_positions": 15,
     "value_positions": "sincos1d",
     "pooling_style": "otter",

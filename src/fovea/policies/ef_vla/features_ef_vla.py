@@ -1,13 +1,15 @@
-"""What the frozen encoder gives to EF-VLA, and how a batch becomes the inputs of the model.
+"""What the encoder gives to EF-VLA, frozen or not, and how a batch becomes the inputs of the model.
 
 Shape letters: B batch, T time, C cameras, N patches, M words, D joint width, P proprioception.
 """
 
+import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fovea.actions import axis_angle_to_matrix, matrix_to_rows
 from fovea.data.compiled import compiled_encoder
@@ -19,28 +21,42 @@ from fovea.tokens import Tokens
 
 ENCODE_AT_ONCE = 64  # pictures
 REMEMBERED_SENTENCES = 4096
+TOKENS = "observation.language.tokens"
+WORDS = "words"  # of a batch: all positions, already encoded
 
 
-class FrozenFeatures:
-    """A frozen encoder behind a configuration: built late, checked against its recorded identity, never saved.
+class Features:
+    """An encoder behind a configuration: built late, checked against its recorded identity, never saved.
 
     Batches that carry cached patches (`observation.features.<camera>`) never run its picture tower; sentences are
-    encoded once and remembered. Not a module, so that its weights stay out of the policy's.
+    encoded once and remembered. Not a module, so that its weights stay out of the policy's. Where vision is trained
+    (`config.vision`), `trained` is what the policy saves: the encoder itself (`finetune`), or a vision transformer in
+    place of its picture tower (`scratch`); pictures then go through it, with gradients, and cached patches are refused.
 
     Args:
         config: missing encoder facts are filled in from the encoder.
         encoder: use this encoder instead of building one.
+        source: folder of the checkpoint that will be loaded, if one will be.
     """
 
-    def __init__(self, config: EFVLAConfig, encoder: Encoder | None = None) -> None:
-        self.config = config
+    def __init__(
+        self, config: EFVLAConfig, encoder: Encoder | None = None, source: Path | None = None
+    ) -> None:
+        self.config, self.source = config, source
+        self.trained: nn.Module | None = None
         self._encoder: Encoder | None = None
         self._picture_encoder: Encoder | None = None
         self._sentences: dict[str, tuple[Tensor, Tensor]] = {}
+        missing = config.encoder_width is None or config.encoder_grid is None
         if encoder is not None:
             self._adopt(encoder)
-        elif config.encoder_width is None or config.encoder_grid is None:
-            self._adopt(create_encoder(config.encoder, tap=config.tap))
+        elif missing or config.vision == "finetune":
+            self._adopt(self._build())
+        if config.uses_pixels:
+            from fovea.policies.ef_vla.vision_ef_vla import ScratchVision, unfreeze
+
+            scratch = config.vision == "scratch"
+            self.trained = ScratchVision(config) if scratch else unfreeze(self.encoder)
 
     @property
     def encoder(self) -> Encoder:
@@ -49,9 +65,22 @@ class FrozenFeatures:
         Raises:
             FoveaError: it is not the encoder this policy was trained with.
         """
-        if self._encoder is None:
-            return self._adopt(create_encoder(self.config.encoder, tap=self.config.tap))
-        return self._encoder
+        return self._adopt(self._build()) if self._encoder is None else self._encoder
+
+    @property
+    def saved(self) -> bool:
+        """Whether the encoder's weights are in the checkpoint that will be loaded."""
+        return self.source is not None and self.config.vision == "finetune"
+
+    def _build(self) -> Encoder:
+        """The encoder that the configuration names; "clip:<file>" is also looked for in the checkpoint's folder."""
+        name, tap = self.config.encoder, self.config.tap
+        family, _, file = name.partition(":")
+        if family == "clip" and self.source is not None and not Path(file).is_file():
+            name = f"{family}:{self.source / file}"
+        if self.saved and family == name and "/" in name:
+            return create_encoder(name, tap=tap, random_weights=True)
+        return create_encoder(name, tap=tap)
 
     @property
     def picture_encoder(self) -> Encoder:
@@ -66,6 +95,11 @@ class FrozenFeatures:
 
     def _adopt(self, encoder: Encoder) -> Encoder:
         config, identity = self.config, stands_for(encoder)
+        if config.vision == "finetune":
+            encoder = copy.deepcopy(encoder)  # its weights are about to change: no one else's do
+            encoder.__dict__.pop("identity", None)
+        if self.saved and config.encoder_identity is not None:
+            identity = config.encoder_identity  # where the training began
         if config.encoder_identity not in (None, identity):
             raise FoveaError(
                 f"expected the encoder this policy was trained with, {config.encoder} of identity "
@@ -73,6 +107,9 @@ class FrozenFeatures:
                 "restore its weights, tap and preprocessing, or train the policy anew"
             )
         sizes = (encoder.width, encoder.grid)
+        if config.vision == "scratch":
+            config.set_scratch_grid(config.image_size or encoder.image_size)
+            sizes = (encoder.width, config.encoder_grid or encoder.grid)
         if (config.encoder_width or sizes[0], config.encoder_grid or sizes[1]) != sizes:
             raise FoveaError(
                 f"expected an encoder of width {config.encoder_width} and grid {config.encoder_grid}, got "
@@ -84,15 +121,44 @@ class FrozenFeatures:
         self._encoder = encoder.freeze()
         return encoder
 
-    @torch.no_grad()
-    def words(self, sentences: Sequence[str], device: torch.device) -> Tokens:
-        """Sentences -> words (B, M, D), each sentence encoded once; M is the longest one's length.
+    def words(self, batch: dict[str, Any], device: torch.device) -> Tokens:
+        """Words (B, M, D) of the sentences under `task`, or of token ids; M is the longest one's length.
+
+        Each sentence is encoded once and remembered, but for an encoder that is trained. Token ids
+        (`observation.language.tokens`, (B, L), of the encoder's own tokenizer) come before sentences.
 
         Raises:
-            FoveaError: not a list of sentences, or one without any word.
+            FoveaError: neither, or a sentence without any word.
         """
-        if isinstance(sentences, str) or not all(isinstance(s, str) and s.strip() for s in sentences):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.vision == "finetune"):
+            return self.select(self.every_word(batch, device))
+
+    def every_word(self, batch: dict[str, Any], device: torch.device) -> Tokens:
+        """All positions (B, M, D) that the encoder knows, whatever the configuration uses of them; see `words`."""
+        if WORDS in batch:
+            return batch[WORDS]
+        if TOKENS in batch:
+            encoder: Any = self.encoder.to(device)
+            if not hasattr(encoder, "encode_tokens"):
+                raise FoveaError(
+                    f"expected sentences under `task` for {encoder.name}, got token ids: {TOKENS}"
+                )
+            return encoder.encode_tokens(batch[TOKENS].to(device))
+        sentences = batch.get("task")
+        if (
+            sentences is None
+            or isinstance(sentences, str)
+            or not all(isinstance(s, str) and s.strip() for s in sentences)
+        ):
             raise FoveaError(f"expected one instruction in words per sample under `task`, got {sentences!r}")
+        if self.config.vision == "finetune":
+            different = list(dict.fromkeys(sentences))
+            words = self.encoder.to(device).encode_text(different)
+            rows = torch.tensor([different.index(s) for s in sentences], device=device)
+            return Tokens(words.values[rows], words.mask[rows])
+        return self._remembered(sentences, device)
+
+    def _remembered(self, sentences: Sequence[str], device: torch.device) -> Tokens:
         new = [s for s in dict.fromkeys(sentences) if s not in self._sentences]
         if new:
             if len(self._sentences) > REMEMBERED_SENTENCES:
@@ -100,23 +166,37 @@ class FrozenFeatures:
                 new = list(dict.fromkeys(sentences))
             words = self.encoder.to(device).encode_text(new)
             for sentence, values, mask in zip(new, words.values, words.mask, strict=True):
-                if not mask.any():
-                    raise FoveaError(f"expected an instruction with at least one word, got {sentence!r}")
                 self._sentences[sentence] = values, mask
         known = [self._sentences[s] for s in sentences]
-        values = torch.stack([v for v, _ in known]).to(device)
-        mask = torch.stack([m for _, m in known]).to(device)
-        if self.config.word_positions is not None:
-            values = values[:, : self.config.word_positions]
-            return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
-        last = int(mask.any(0).nonzero().max()) + 1
+        return Tokens(
+            torch.stack([v for v, _ in known]).to(device), torch.stack([m for _, m in known]).to(device)
+        )
+
+    def select(self, words: Tokens) -> Tokens:
+        """The positions that the configuration uses: words, or the first `word_positions` of whatever kind."""
+        values, mask, first = words.values, words.mask, self.config.word_positions
+        if first is not None:
+            values, mask = values[:, :first], mask[:, :first]
+            if not self.config.pool_true_text:
+                return Tokens(values, torch.ones_like(mask))
+        if not mask.any(dim=1).all():
+            raise FoveaError("expected instructions with at least one word each, got one without any")
+        last = values.shape[1] if first is not None else int(mask.any(0).nonzero().max()) + 1
         return Tokens(values[:, :last], mask[:, :last])
 
-    @torch.no_grad()
     def patches(self, batch: dict[str, Any], time: bool, device: torch.device) -> Tensor:
         """Cached or freshly encoded patches (B, T, C, N, D); `time`: the batch has a time axis."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trained is not None):
+            return self._patches(batch, time, device)
+
+    def _patches(self, batch: dict[str, Any], time: bool, device: torch.device) -> Tensor:
         keys = self.config.camera_keys
         cached = [feature_key(key) for key in keys]
+        if self.trained is not None and any(key in batch for key in cached):
+            raise FoveaError(
+                f"expected pictures ({', '.join(keys)}), got cached features: with vision={self.config.vision} the "
+                "features change as the policy learns; leave them out of the batch"
+            )
         if all(key in batch for key in cached):
             patches = stack_cameras([batch[key] for key in cached], device)
         elif all(key in batch for key in keys):
@@ -145,8 +225,10 @@ class FrozenFeatures:
         return patches
 
     def _encode(self, pictures: Tensor, device: torch.device) -> Tensor:
-        encoder = self.picture_encoder.to(device)
         parts = pictures.to(device).split(ENCODE_AT_ONCE)
+        if self.trained is not None and self.config.vision == "scratch":
+            return torch.cat([self.trained(part) for part in parts])
+        encoder = (self.picture_encoder if self.trained is None else self.encoder).to(device)
         return torch.cat([encoder.encode_image(part).values for part in parts])
 
     def proprio(self, batch: dict[str, Any], time: bool, device: torch.device) -> Tensor | None:

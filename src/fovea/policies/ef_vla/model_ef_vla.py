@@ -50,6 +50,7 @@ class EFVLAModel(nn.Module):
             grid,
             cameras,
             temperature=config.temperature or 0.07,
+            max_scale=config.max_scale,
             positions=config.value_positions,
             join=config.value_join,
             position_width=config.value_position_width,
@@ -78,7 +79,7 @@ class EFVLAModel(nn.Module):
             config.n_layers,
             config.n_heads,
             config.n_obs_steps,
-            hidden=int(config.dim_model * config.mlp_ratio),
+            hidden=round(config.dim_model * config.mlp_ratio),
             positions=config.time_positions,
             final_norm=config.final_norm,
             dropout=config.dropout,
@@ -152,20 +153,40 @@ class EFVLAModel(nn.Module):
         return self.input(torch.cat(parts, dim=-1))
 
     def predict(self, tokens: Tensor) -> Tensor:
-        """Policy tokens (B, T, W) -> raw predictions (B, T, H, A)."""
+        """Policy tokens (B, T, W) -> raw predictions (B, T, H, A), all frames in one causal sequence.
+
+        Non-obvious: a policy acts on its last `n_obs_steps` frames; over a longer sequence (rotary positions only)
+        this lets a frame see everything before it, as OTTER's forward does. `slide` predicts as the policy acts.
+        """
         return self.head(self.transformer(tokens))
+
+    def slide(self, tokens: Tensor) -> Tensor:
+        """Policy tokens (B, T, W) of any length -> (B, T, H, A), each from its last `n_obs_steps` frames: as `step`."""
+        context, time = self.config.n_obs_steps, tokens.shape[1]
+        first = self.predict(tokens[:, :context])
+        if time <= context:
+            return first
+        windows = tokens[:, 1:].unfold(1, context, 1).transpose(-1, -2)  # (B, T - context, context, W)
+        last = self.last(windows.flatten(0, 1), torch.full((windows.shape[:2].numel(),), context))
+        return torch.cat([first, last.unflatten(0, windows.shape[:2])], dim=1)
+
+    def last(self, windows: Tensor, lengths: Tensor) -> Tensor:
+        """Windows (K, T, W), padded behind, of lengths (K,) -> raw predictions (K, H, A) at the last real frame."""
+        return self.head(self.transformer(windows)[torch.arange(len(windows)), lengths - 1])
 
     def step(self, token: Tensor, state: StepState) -> Tensor:
         """Feed one frame's token (B, W), get its raw prediction (B, H, A).
 
-        Equal to `predict` over the frames so far, with keys and values cached; past the context length the
-        window slides, every position in it changes, and the window is computed anew, as OTTER does.
+        Equal to `slide` over the frames so far, with keys and values cached. Past the context length the window
+        slides: every position in it changes, and with it, in every layer but the first, what a frame saw of frames
+        that have left. The window is then computed anew, as OTTER does.
         """
         state.window = [*state.window, token][-self.config.n_obs_steps :]
         if state.cache is not None and state.cache.length < self.config.n_obs_steps:
             return self.head(self.transformer.step(token, state.cache))
         state.cache = None
-        return self.predict(torch.stack(state.window, dim=1))[:, -1]
+        window = torch.stack(state.window, dim=1)
+        return self.last(window, torch.full((len(window),), window.shape[1]))
 
     def pooling_attention(self, patches: Tensor, words: Tokens, proprio: Tensor | None) -> Tensor:
         """Where the readouts of every pooling block look in the pictures: (blocks, B, T, C, heads, R, N).
