@@ -1,19 +1,19 @@
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import toy_training
 from toy_training import T, ToyPolicy, run, toy_policy, toy_processors, toy_source
+from warm_processes import start
 
+from fovea.data.files import locked
 from fovea.errors import FoveaError
 from fovea.training.checkpoint import last_checkpoint
 from fovea.training.metrics import read_metrics
-from fovea.training.trainer import TrainConfig, parameter_groups
+from fovea.training.policies import parameter_groups
+from fovea.training.trainer import TrainConfig
 
 
 def losses(result):
@@ -46,10 +46,9 @@ def test_learns_and_leaves_a_policy_that_lerobot_loads(tmp_path):
 
 def test_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     whole = run(tmp_path / "whole")
-    script = Path(__file__).with_name("toy_training.py")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, script, tmp_path / "killed"], env=environment, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed = start(toy_training.run_and_die, tmp_path / "killed")
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert last_checkpoint(tmp_path / "killed").name == "000020"
     resumed = run(tmp_path / "killed")
     assert resumed.resumed_from == 20
@@ -118,6 +117,23 @@ def test_nan_names_episode_and_frames(tmp_path):
     assert first <= 7 <= last < first + T
 
 
+def test_nan_that_only_a_gradient_shows_is_named_too(tmp_path):
+    class Root(ToyPolicy):
+        def forward(self, batch):
+            loss, parts = super().forward(batch)
+            if (batch["observation.state"][:, :, 0] == 0).any():
+                loss = loss + (self.scale * 0).sqrt()
+            return loss, parts
+
+    source = toy_source()
+    source.dataset.state[source.dataset.episodes[2].start + 9] = 0.0
+    policy = toy_policy()
+    policy.__class__ = Root
+    with pytest.raises(FoveaError, match=r"gradient became nan at step \d+: episode 2, frames") as caught:
+        run(tmp_path, source=source, policy=policy)
+    assert "episode 1" not in str(caught.value)
+
+
 def test_diverging_weights_are_told_from_bad_data(tmp_path):
     policy = toy_policy()
     with torch.no_grad():
@@ -142,7 +158,51 @@ def test_weight_decay_spares_vectors_and_scalars():
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     assert all(parameter.ndim > 1 for parameter in groups[0]["params"])
     assert all(parameter.ndim <= 1 for parameter in groups[1]["params"])
-    assert sum(len(group["params"]) for group in groups) == 5
+    assert sum(len(group["params"]) for group in groups) == 7
+
+
+def test_a_group_with_its_own_rate_keeps_its_proportion(tmp_path):
+    rates = []
+
+    class Finetuned(ToyPolicy):
+        def get_optim_params(self):
+            tower = set(self.tower.parameters())
+            rest = [parameter for parameter in self.parameters() if parameter not in tower]
+            return [{"params": rest}, {"params": list(tower), "lr": 1e-5}]
+
+    policy = toy_policy()
+    policy.__class__, policy.config.optimizer_lr = Finetuned, 1e-3
+    groups = parameter_groups(policy, 0.1)
+    assert [group["lr_scale"] for group in groups] == [1.0, pytest.approx(0.01)]
+    before = torch.optim.AdamW.step
+
+    def step(self, *args, **kw):
+        rates.append([group["lr"] for group in self.param_groups])
+        return before(self, *args, **kw)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        run(tmp_path, policy=policy, steps=12)
+    assert len(rates) == 12
+    assert len({rate for rate, _ in rates}) > 5
+    assert all(slow == pytest.approx(0.01 * rate) for rate, slow in rates)
+
+
+def test_a_setting_that_is_newer_than_the_run_had_its_default(tmp_path):
+    run(tmp_path, steps=10)
+    path = tmp_path / "checkpoints/000010/training_state/state.json"
+    saved = json.loads(path.read_text())
+    del saved["recipe"]["final_learning_rate"], saved["recipe"]["policy"]["n_obs_steps"]
+    path.write_text(json.dumps(saved))
+    assert run(tmp_path, steps=10).resumed_from == 10
+    with pytest.raises(FoveaError, match=r"final_learning_rate was 0.01, is 0.5"):
+        run(tmp_path, steps=10, final_learning_rate=0.5)
+
+
+def test_one_folder_is_trained_in_by_one_process(tmp_path):
+    with locked(tmp_path / ".lock"), pytest.raises(FoveaError, match="another process is working"):
+        run(tmp_path, steps=10)
+    assert run(tmp_path, steps=10).steps == 10
 
 
 def test_processors_are_saved_with_their_statistics(tmp_path):

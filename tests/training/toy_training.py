@@ -1,11 +1,11 @@
-"""A toy policy and toy data: training runs in milliseconds. Run as a script it trains and kills itself."""
+"""A toy policy and toy data: training runs in milliseconds. Run as a script it trains in the folder that is given."""
 
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -14,11 +14,16 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.processor import make_default_pre_post_processors
 from torch import nn
 
+from fovea.data.augment import Augmentation
 from fovea.data.dataset import EpisodeInfo
+from fovea.data.feature_views import build_views
 from fovea.data.windows import WindowSource
+from fovea.encoders.base import VisionEncoder
+from fovea.tokens import Tokens
 from fovea.training.trainer import TrainConfig, train
 
 T, H = 4, 3
+CAMERA = "observation.images.image"
 
 
 @PreTrainedConfig.register_subclass("toy_for_tests")
@@ -39,6 +44,8 @@ class ToyConfig(PreTrainedConfig):
 
 
 class ToyPolicy(PreTrainedPolicy):
+    """Acts on the state and, where a batch has them, on the mean colours of pictures or of cached patches."""
+
     config_class = ToyConfig
     name = "toy_for_tests"
 
@@ -46,16 +53,22 @@ class ToyPolicy(PreTrainedPolicy):
         super().__init__(config)
         self.net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 7))
         self.scale = nn.Parameter(torch.ones(()))
+        self.tower = nn.Linear(3, 8)  # unused, without gradient, where there is nothing to see
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, batch):
+        state = batch["observation.state"]
         if self.training:
             self.seen += 1
-        target = batch["action"][:, :T]
-        error = (self.net(batch["observation.state"]) * self.scale - target).abs().mean(-1)
+            state = state + 0.05 * torch.randn_like(state)
+        if CAMERA in batch:
+            state = state + self.tower(batch[CAMERA].float().mean((-2, -1)) / 255)
+        elif "observation.features.image" in batch:
+            state = state + self.tower(batch["observation.features.image"].float().mean(-2))
+        error = (self.net(state) * self.scale - batch["action"][:, :T]).abs().mean(-1)
         real = ~batch["action_is_pad"][:, :T]
-        loss = (error * real).sum() / real.sum()
-        return loss, {"l1": loss.item()}
+        loss = (error * real).sum() / real.sum().clamp(min=1)
+        return loss, {"l1": loss.item(), "weight": real.sum().item()}
 
     def get_optim_params(self):
         return self.parameters()
@@ -69,6 +82,54 @@ class ToyPolicy(PreTrainedPolicy):
     predict_action_chunk = select_action
 
 
+class ToyDataset:
+    """Four episodes of 15 steps; actions are a fixed function of states: something to learn."""
+
+    root, fingerprint = Path("toy"), "toy"
+
+    def __init__(self, cameras=()):
+        rng = np.random.default_rng(0)
+        self.cameras = cameras
+        self.state = rng.normal(size=(60, 8)).astype(np.float32)
+        self.action = np.tanh(self.state @ rng.normal(size=(8, 7))).astype(np.float32)
+        splits = ("train", "train", "train", "val")
+        self.episodes = [
+            EpisodeInfo(i, 15 * i, 15 * i + 15, "reach", split) for i, split in enumerate(splits)
+        ]
+
+    def __len__(self):
+        return len(self.state)
+
+    def select(self, split):
+        return [episode for episode in self.episodes if episode.split == split]
+
+    def frames(self, episode, camera, first=0, count=None):
+        pictures = (
+            np.random.default_rng([episode, len(camera)]).integers(0, 255, (15, 8, 8, 3)).astype(np.uint8)
+        )
+        return pictures[first : None if count is None else first + count]
+
+
+class ColourEncoder(VisionEncoder):
+    """Mean colours of a 2 x 2 grid."""
+
+    def __init__(self, delay=0.0):
+        super().__init__()
+        self.name, self.image_size, self.grid, self.width, self.tap = "colours", 8, (2, 2), 3, "out"
+        self.delay = delay
+
+    def preprocess(self, images):
+        return images.float() / 255
+
+    def encode_image(self, images):
+        time.sleep(self.delay)
+        values = nn.functional.adaptive_avg_pool2d(self.preprocess(images), 2).flatten(2).transpose(1, 2)
+        return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool))
+
+    def describe(self):
+        return {}
+
+
 def toy_policy():
     torch.manual_seed(0)
     config = ToyConfig(device="cpu")
@@ -79,16 +140,21 @@ def toy_policy():
 
 
 def toy_source(split="train", source_class=WindowSource):
-    """Actions are a fixed function of states: something to learn."""
-    rng = np.random.default_rng(0)
-    state = rng.normal(size=(60, 8)).astype(np.float32)
-    action = np.tanh(state @ rng.normal(size=(8, 7))).astype(np.float32)
-    episodes = [EpisodeInfo(i, 15 * i, 15 * i + 15, "reach", "val" if i == 3 else "train") for i in range(4)]
-    dataset = SimpleNamespace(
-        root=Path("toy"), state=state, action=action, cameras=(), fingerprint="toy", episodes=episodes
+    """Windows without pictures."""
+    dataset = ToyDataset()
+    return source_class(dataset, episodes=dataset.select(split), context=T, horizon=H)
+
+
+def seeing_source(kind, cache, delay=0.0):
+    """Windows with pictures: cached clean and augmented features (`views`), or frames augmented anew (`pixels`)."""
+    dataset = ToyDataset((CAMERA, "observation.images.image2"))
+    sizes = {"episodes": dataset.select("train"), "context": T, "horizon": H}
+    if kind == "pixels":
+        return WindowSource(dataset, augmentation=Augmentation(), memory=3 * 15 * 8 * 8 * 3, **sizes)
+    views = build_views(
+        ColourEncoder(delay), dataset, Augmentation(), 2, root=cache, workers=1, batch_size=4, progress=False
     )
-    chosen = [episode for episode in episodes if episode.split == split]
-    return source_class(dataset, episodes=chosen, context=T, horizon=H)
+    return WindowSource(dataset, views, **sizes)
 
 
 def toy_processors(policy):
@@ -96,7 +162,7 @@ def toy_processors(policy):
     return make_default_pre_post_processors(policy.config, stats)
 
 
-def run(folder, *, source=None, policy=None, **changes):
+def run(folder, *, source=None, policy=None, validation=True, **changes):
     """Train the toy; changes go to the configuration."""
     policy = policy or toy_policy()
     settings = {"steps": 40, "batch_size": 8, "save_every": 10, "log_every": 1, "validate_every": 8} | changes
@@ -112,9 +178,15 @@ def run(folder, *, source=None, policy=None, **changes):
         *toy_processors(policy),
         source or toy_source(),
         folder,
-        validation=toy_source("val"),
+        validation=toy_source("val") if validation else None,
         progress=False,
     )
+
+
+def run_seeing(folder, kind, delay=0.0):
+    """Build the cache that `kind` needs and train on it."""
+    source = seeing_source(kind, folder / "cache", delay)
+    return run(folder / kind, source=source, validation=False, save_every=3)
 
 
 class DyingSource(WindowSource):
@@ -126,5 +198,27 @@ class DyingSource(WindowSource):
         return super().sample(seed, step, count)
 
 
+def run_and_die(folder):
+    """Train until step 27."""
+    run(folder, source=toy_source(source_class=DyingSource))
+
+
+def run_as_rank(rank, ranks, port, folder, dies=False, **changes):
+    """Train as one of several processes, as a launcher starts them."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    os.environ.update(zip(names, map(str, (rank, rank, ranks, ranks)), strict=True))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    source = changes.pop("source", toy_source)(source_class=DyingSource if dies else WindowSource)
+    run(folder, source=source, **changes)
+
+
+def poisoned_source(source_class=WindowSource):
+    """One state of episode 1 is NaN."""
+    source = toy_source(source_class=source_class)
+    source.dataset.state[source.dataset.episodes[1].start + 7] = np.nan
+    return source
+
+
 if __name__ == "__main__":
-    run(sys.argv[1], source=toy_source(source_class=DyingSource))
+    torch.set_num_threads(1)
+    run(sys.argv[1])
