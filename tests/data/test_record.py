@@ -102,12 +102,23 @@ def test_damaged_files_are_named(dataset_copy):
 
 def test_damaged_table(dataset_copy):
     truncate(dataset_copy / "data/chunk-000/file-000.parquet")
+    with pytest.raises(FoveaError, match=r"file-000.parquet is damaged or was changed"):
+        open_dataset(dataset_copy)
+    (dataset_copy / "meta/fovea.json").unlink()  # as in a data set that others recorded
     with pytest.raises(FoveaError, match="truncated or damaged"):
         open_dataset(dataset_copy)
 
 
 def test_damaged_metadata(dataset_copy):
     truncate(dataset_copy / "meta/fovea_episodes.jsonl", 0.8)
+    with pytest.raises(FoveaError, match=r"fovea_episodes.jsonl is damaged"):
+        open_dataset(dataset_copy)
+    record = dataset_copy / "meta/fovea.json"
+    whole = record.read_text()
+    record.write_text(whole.replace('"seed": 3', '"seed": 7'))
+    with pytest.raises(FoveaError, match=r"fovea.json is damaged or was changed"):
+        open_dataset(dataset_copy)
+    record.unlink()
     with pytest.raises(FoveaError, match=r"fovea_episodes.jsonl is damaged"):
         open_dataset(dataset_copy)
     truncate(dataset_copy / "meta/info.json")
@@ -127,6 +138,7 @@ def rewrite(root, key, change):
 
 
 def test_nan_and_wrong_sizes_in_the_table(dataset_copy):
+    (dataset_copy / "meta/fovea.json").unlink()
     rewrite(dataset_copy, "observation.state", lambda n, row: [float("nan"), *row[1:]] if n == 11 else row)
     with pytest.raises(FoveaError, match=r"observation.state is NaN.*episode 1, frame 2"):
         open_dataset(dataset_copy)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from fovea.data import keys
-from fovea.data.files import read_json
-from fovea.data.record import EPISODES, RECORD, content_hashes
+from fovea.data.files import read_json, sha256_file
+from fovea.data.record import EPISODES, RECORD, SEAL, content_hashes, record_hash
 from fovea.errors import FoveaError
 
 
@@ -69,6 +69,9 @@ class RecordedDataset:
 
     def __init__(self, root: Path, cameras: tuple[str, ...]) -> None:
         self.root, self.cameras = root, cameras
+        self.record = read_json(root / RECORD, "record") if (root / RECORD).is_file() else {}
+        self._sound: set[str] = set()
+        self._check_files()
         info = read_json(root / "meta/info.json", "data set's meta/info.json")
         version = str(info.get("codebase_version"))
         if not version.startswith("v3"):
@@ -82,8 +85,6 @@ class RecordedDataset:
                 )
         self.fps = int(info["fps"])
         self.stats: dict[str, dict[str, list]] = read_json(root / "meta/stats.json", "data set's statistics")
-        self.record = read_json(root / RECORD, "record") if (root / RECORD).is_file() else {}
-        self._check_files()
         rows = _read_tables(sorted(root.glob("data/**/*.parquet")), root)
         self.state = _matrix(rows, keys.STATE, info, root)
         self.action = _matrix(rows, keys.ACTION, info, root)
@@ -148,6 +149,7 @@ class RecordedDataset:
         begin = place.first_frame + first
         if not place.path.is_file():
             raise FoveaError(f"the video {place.path} is missing; restore it or assemble the data set again")
+        self._check_file(place.path.relative_to(self.root).as_posix())
         pictures: list[np.ndarray] = []
         av.logging.set_level(av.logging.FATAL)  # a damaged file is told once, by us
         try:
@@ -186,9 +188,29 @@ class RecordedDataset:
         return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
     def _check_files(self) -> None:
-        for name in self.record.get("files", {}):
+        """Nothing is missing, and all that is read as numbers is as it was recorded; videos are checked when read."""
+        if SEAL in self.record and self.record[SEAL] != record_hash(self.record):
+            raise FoveaError(
+                f"{self.root / RECORD} is damaged or was changed (its own SHA-256 differs); restore it or assemble the "
+                "data set again"
+            )
+        for name in self.record.get("files", {}) | self.record.get("meta", {}):
             if not (self.root / name).is_file():
                 raise FoveaError(f"{self.root / name} is missing; restore it or assemble the data set again")
+            if not name.endswith(".mp4"):
+                self._check_file(name)
+
+    def _check_file(self, name: str) -> None:
+        """Compare a file with its recorded SHA-256, once."""
+        expected = (self.record.get("files", {}) | self.record.get("meta", {})).get(name)
+        if expected is None or name in self._sound:
+            return
+        if (found := sha256_file(self.root / name)) != expected:
+            raise FoveaError(
+                f"{self.root / name} is damaged or was changed: its SHA-256 is {found}, recorded was {expected}; "
+                "restore it or assemble the data set again (after a change that was meant, delete meta/fovea.json)"
+            )
+        self._sound.add(name)
 
     def _place(self, template: str, key: str, row: dict[str, Any]) -> _VideoPlace:
         chunk, file = row[f"videos/{key}/chunk_index"], row[f"videos/{key}/file_index"]

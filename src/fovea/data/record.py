@@ -7,6 +7,7 @@ and drops frames when the encoder falls behind.
 Shapes: n steps, C cameras, h, w pixels.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 RECORD = Path("meta/fovea.json")
 EPISODES = Path("meta/fovea_episodes.jsonl")
+SEAL = "sha256"  # of the record itself
 VIDEO_FILE_BYTES = 100 << 20
 _CODEC, _CRF, _PRESET, _KEYFRAMES = "h264", 14, "veryfast", 2
 _STATS_STRIDE = 5
@@ -103,7 +105,8 @@ def _build(
     info.update_video_info(video_encoder=encoder)
     write_info(info.info, root)
     (root / EPISODES).write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
-    write_json(root / RECORD, meta | {"lerobot": version("lerobot"), "files": content_hashes(root)})
+    record = meta | {"lerobot": version("lerobot"), "files": content_hashes(root), "meta": meta_hashes(root)}
+    write_json(root / RECORD, record | {SEAL: record_hash(record)})
 
 
 def _write_episodes(
@@ -217,6 +220,19 @@ def content_hashes(root: str | Path) -> dict[str, str]:
     root = Path(root)
     files = sorted([*root.glob("data/**/*.parquet"), *root.glob("videos/**/*.mp4")])
     return {path.relative_to(root).as_posix(): sha256_file(path) for path in files}
+
+
+def meta_hashes(root: str | Path) -> dict[str, str]:
+    """SHA-256 of every file under meta/ but the record itself, by path relative to the root, sorted."""
+    root = Path(root)
+    files = sorted(path for path in root.glob("meta/**/*") if path.is_file() and path != root / RECORD)
+    return {path.relative_to(root).as_posix(): sha256_file(path) for path in files}
+
+
+def record_hash(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a record's contents, without the hash itself."""
+    text = json.dumps({key: value for key, value in record.items() if key != SEAL}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _VideoFiles:

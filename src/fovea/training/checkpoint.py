@@ -24,12 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fovea.data.files import full_disk_named, read_json, write_json
+from fovea.data.files import check_checksums, full_disk_named, read_json, write_checksums, write_json
 from fovea.errors import FoveaError
 from fovea.training.ema import WeightAverage
 
 CHECKPOINTS, LAST = "checkpoints", "last"
 MODEL, STATE = "pretrained_model", "training_state"
+_REMEDY = "delete {folder} and point checkpoints/last elsewhere, or start anew in another folder"
 
 
 @dataclass
@@ -105,6 +106,8 @@ def save_checkpoint(
             save_file(state.tensors(), temporary / STATE / "state.safetensors")
             write_json(temporary / STATE / "state.json", {"step": step, **progress})
             write_json(temporary / STATE / "training_step.json", {"step": step})  # LeRobot's name
+            for part in (MODEL, STATE):
+                write_checksums(temporary / part)
             for path in temporary.rglob("*.safetensors"):
                 _to_disk(path)
     except BaseException:
@@ -152,7 +155,11 @@ def load_progress(folder: Path) -> dict[str, Any]:
     Raises:
         FoveaError: if it is missing or damaged.
     """
-    return read_json(folder / STATE / "state.json", "training state")
+    try:
+        check_checksums(folder / STATE)
+        return read_json(folder / STATE / "state.json", "training state")
+    except FoveaError as error:
+        raise FoveaError(f"cannot go on from {folder}: {error}; {_REMEDY.format(folder=folder)}") from error
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
@@ -165,10 +172,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
     try:
         state.load(load_file(path))
     except (SafetensorError, OSError, RuntimeError, KeyError) as error:
-        raise FoveaError(
-            f"cannot go on from {path} ({error}); delete {folder} and point checkpoints/last elsewhere, or start anew "
-            "in another folder"
-        ) from error
+        raise FoveaError(f"cannot go on from {path} ({error}); {_REMEDY.format(folder=folder)}") from error
 
 
 def check_recipe(
