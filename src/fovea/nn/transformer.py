@@ -74,8 +74,8 @@ class CausalTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D).
 
-        T <= context with learned positions. With rotary positions T may be longer; then every step sees ALL steps before
-        it, which is not what stepping with a context does.
+        T <= context with learned positions. With rotary positions T may be longer; every step then sees ALL steps
+        before it, which is not what stepping with a context does.
         """
         return self._run(x, 0, None)[0]
 
