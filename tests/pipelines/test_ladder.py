@@ -7,6 +7,9 @@ import pytest
 from fovea.errors import FoveaError
 from fovea.pipelines.ef_vla_page import page
 from fovea.pipelines.ef_vla_study import METHODS, EFVLAStudyConfig
+from fovea.pipelines.focus_vla_page import curves
+from fovea.pipelines.focus_vla_page import page as focus_page
+from fovea.pipelines.focus_vla_study import FocusVLAStudyConfig
 from fovea.pipelines.ladder import cells, outcomes
 from fovea.pipelines.ladder_tables import cell, success_table, summary
 
@@ -37,7 +40,9 @@ def outcome(method, seed, won, of, test="libero_goal"):
 
 @pytest.fixture
 def config(tmp_path):
-    return EFVLAStudyConfig(out=tmp_path / "study", results=tmp_path / "page.md", episodes=1)
+    return EFVLAStudyConfig(
+        out=tmp_path / "study", data=tmp_path / "data", results=tmp_path / "page.md", episodes=1
+    )
 
 
 def test_every_method_has_one_seed_before_any_has_two(config):
@@ -96,6 +101,42 @@ def test_the_page_says_what_ran_and_which_aims_were_missed(config):
     assert "the intervals do not overlap" in text
     empty = page(config, {"collected": {"episodes": 600, "frames": 57000}, "cells": []})
     assert "Nothing was measured yet." in empty
+
+
+def test_the_ladder_of_focus_vla_has_a_curve_and_a_rung_for_every_choice(tmp_path):
+    study = FocusVLAStudyConfig(
+        out=tmp_path, data=tmp_path, results=tmp_path / "page.md", episodes=2, seeds=1
+    )
+    ladder = {c.method.name: c for c in study.cells()}
+    assert ladder["+ K = 32"].method.policy.top_k == 32
+    assert ladder["mixed"].method.policy.attention == "mixed"
+    assert ladder["VLA-Adapter-Pro"].method.policy.type == "vla_adapter"
+    steps = {test.step for test in ladder["FocusVLA"].tests}
+    assert steps == {None, 833, 1666, 2499, 3332, 4165}
+    assert {test.step for test in ladder["mixed"].tests} == {None}
+    assert all(step % ladder["FocusVLA"].method.training.save_every == 0 for step in steps - {None})
+
+
+def test_the_page_of_focus_vla_draws_the_curve_over_the_same_episodes(tmp_path):
+    study = FocusVLAStudyConfig(
+        out=tmp_path, data=tmp_path, results=tmp_path / "page.md", episodes=2, seeds=1
+    )
+    done = []
+    for method, won_last in (("FocusVLA", 2), ("VLA-Adapter-Pro", 1)):
+        tests = {}
+        for test in study.tests():
+            won = won_last if test.step is None else test.step >= 2000
+            tests[test.name] = [
+                {**record(s.task_id, s.task_id % 2 < won), "start": vars(s)} for s in test.starts
+            ]
+        done.append({**outcome(method, 0, 1, 1), "tests": tests})
+    curve = curves(study, done)
+    assert [step for step, _ in curve["FocusVLA"]] == [833, 1666, 2499, 3332, 4165, 5000]
+    assert [rate.rate for _, rate in curve["FocusVLA"]] == [0, 0, 0.5, 0.5, 0.5, 1]
+    assert {rate.episodes for _, rate in curve["FocusVLA"]} == {40}
+    text = focus_page(study, {"collected": {"episodes": 400, "frames": 40000}, "cells": done})
+    assert "is reached by FocusVLA after 2,499 steps" in text
+    assert (tmp_path / "page_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_bad_settings_are_refused():

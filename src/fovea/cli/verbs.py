@@ -96,6 +96,18 @@ VERBS: dict[str, Verb] = {
             "fovea train --dataset outputs/data/libero_object --policy.fusion late --out outputs/lf_vla",
         ),
     ),
+    "convert": Verb(
+        "Train",
+        "turn a public checkpoint of another code into a policy of ours",
+        "fovea.cli.convert_otter",
+        (
+            "fovea convert otter otter.safetensors outputs/otter",
+            "fovea convert otter otter.pt outputs/otter --n_obs_steps 12 --cameras image_primary,image_wrist",
+        ),
+        choices={
+            "otter": ("fovea.cli.convert_otter", "OTTER, EF-VLA as its authors released it"),
+        },
+    ),
     "eval": Verb(
         "Measure",
         "run a trained policy in closed loop in LIBERO and count successes",
@@ -195,6 +207,10 @@ VERBS: dict[str, Verb] = {
             "ef-vla": (
                 "fovea.cli.reproduce_ef_vla",
                 "EF-VLA, LF-VLA and the ablations on three suites and the unseen tasks (the paper's Table 1)",
+            ),
+            "focus-vla": (
+                "fovea.cli.reproduce_focus_vla",
+                "VLA-Adapter, FocusVLA and the rungs between them on two suites (the paper's Table 2)",
             ),
         },
     ),

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fovea.evaluation.statistics import SuccessRate, success_rate
+from fovea.evaluation.statistics import success_rate
 from fovea.pipelines.ladder_tables import (
     cell,
+    compare,
     grounding_table,
     methods,
     records,
@@ -22,11 +23,11 @@ UNSEEN = "fovea_unseen"
 
 def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
     """The whole page in Markdown."""
-    from fovea.pipelines.ef_vla_study import PAPER, SUITES
+    from fovea.pipelines.ef_vla_study import PAPER
 
     done: Sequence[dict[str, Any]] = outcome["cells"]
-    training = [*SUITES]
-    drawn = [f"{suite}, drawn" for suite in SUITES]
+    training = list(config.SUITES)
+    drawn = [f"{suite}, drawn" for suite in training]
     commits = ", ".join(sorted({o["commit"] for o in done}))
     lines = [
         "# EF-VLA on a CPU: the paper's Table 1",
@@ -52,7 +53,7 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
     lines += ["", "## Which object the policies went for", ""]
     lines += grounding_table(done, {"official": training, "drawn": drawn, "unseen": [UNSEEN]})
     lines += ["", "## What training cost", "", *training_table(done), "", "## What holds here", ""]
-    lines += findings(done) or ["Nothing was measured yet."]
+    lines += findings(done, training) or ["Nothing was measured yet."]
     return "\n".join([*lines, ""])
 
 
@@ -69,10 +70,8 @@ def _method_of_study(config: "EFVLAStudyConfig", collected: dict[str, Any]) -> l
     ]
 
 
-def findings(done: Sequence[dict[str, Any]]) -> list[str]:
+def findings(done: Sequence[dict[str, Any]], suites: Sequence[str]) -> list[str]:
     """One sentence for each of the paper's findings and of our aims that the cells can speak to."""
-    from fovea.pipelines.ef_vla_study import SUITES
-
     said = []
     for test, goal in GOALS.items():
         if its := records(done, "EF-VLA", test):
@@ -82,8 +81,8 @@ def findings(done: Sequence[dict[str, Any]]) -> list[str]:
             )
     for other in ("LF-VLA", "w/o f_e", "w/o f'_l"):
         for name, tests in (
-            ("training tasks (official)", list(SUITES)),
-            ("training tasks (drawn)", [f"{suite}, drawn" for suite in SUITES]),
+            ("training tasks (official)", list(suites)),
+            ("training tasks (drawn)", [f"{suite}, drawn" for suite in suites]),
             ("unseen tasks", [UNSEEN]),
         ):
             a, b = (
@@ -91,13 +90,5 @@ def findings(done: Sequence[dict[str, Any]]) -> list[str]:
                 for method in ("EF-VLA", other)
             )
             if a.episodes and b.episodes:
-                said.append(f"- EF-VLA against {other}, {name}: {_compare(a, b)}")
+                said.append(f"- EF-VLA against {other}, {name}: {compare(a, b)}")
     return said
-
-
-def _compare(a: SuccessRate, b: SuccessRate) -> str:
-    apart = a.interval[0] > b.interval[1] or b.interval[0] > a.interval[1]
-    return (
-        f"{a.rate:.0%} against {b.rate:.0%} ({a.episodes} and {b.episodes} episodes); the intervals "
-        f"{'do not overlap' if apart else 'overlap, so this may be chance'}."
-    )

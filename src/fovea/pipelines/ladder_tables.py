@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-from fovea.evaluation.statistics import endings, grounding, success_rate
+from fovea.evaluation.statistics import SuccessRate, endings, grounding, success_rate
 
 Outcome = dict[str, Any]
 
@@ -99,3 +99,12 @@ def _numbers(its: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "endings": endings(its),
         "tasks": {t: success_rate([r for r in its if r["start"]["task_id"] == t]).to_dict() for t in tasks},
     }
+
+
+def compare(a: SuccessRate, b: SuccessRate) -> str:
+    """'68% against 29% (60 and 60 episodes); the intervals do not overlap.'"""
+    apart = a.interval[0] > b.interval[1] or b.interval[0] > a.interval[1]
+    return (
+        f"{a.rate:.0%} against {b.rate:.0%} ({a.episodes} and {b.episodes} episodes); the intervals "
+        f"{'do not overlap' if apart else 'overlap, so this may be chance'}."
+    )

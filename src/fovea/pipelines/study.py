@@ -1,0 +1,139 @@
+"""What studies over suites share: collect, cache, run the cells, write the page; each study adds methods and a page."""
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from fovea.errors import FoveaError
+from fovea.pipelines.ladder import Cell, Method, TestSet, cells, climb, outcomes
+from fovea.pipelines.ladder_tables import summary
+from fovea.pipelines.study_data import collect_all, collections
+from fovea.sim.collect import CollectConfig
+from fovea.training.config import TrainConfig
+
+Scale = Literal["cpu", "smoke"]
+
+
+@dataclass
+class StudyConfig(ABC):
+    """A study.
+
+    Attributes:
+        scale: `cpu`: hours on two cores; `smoke`: minutes, too small to mean anything.
+        out: folder of data and cells; a second run goes on where the first was stopped.
+        results: where the page goes; its numbers go beside it as JSON.
+        data: folder of the demonstrations, which studies share.
+        methods: names of the methods to run; empty takes all.
+        drawn: demonstrations a task from layouts drawn anew.
+        official: demonstrations a task from official initial states, 0 for none.
+        steps: training steps of every method.
+        seeds: trainings of every method, seeds 0, 1 and so on.
+        episodes: test episodes a task and layout.
+        workers: processes, one core each.
+    """
+
+    SUITES: ClassVar[tuple[str, ...]]
+
+    scale: Scale = "cpu"
+    out: Path = Path("outputs/study")
+    results: Path = Path("results/study.md")
+    data: Path = Path("outputs/demonstrations")
+    methods: list[str] = field(default_factory=list)
+    drawn: int = 12
+    official: int = 8
+    steps: int = 6000
+    seeds: int = 2
+    episodes: int = 3
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.scale not in ("cpu", "smoke"):
+            raise FoveaError(f"--scale: expected cpu or smoke, got {self.scale!r}")
+        for name in ("drawn", "steps", "seeds", "episodes", "workers"):
+            if getattr(self, name) < 1:
+                raise FoveaError(f"--{name}: expected at least 1, got {getattr(self, name)}")
+        if self.official < 0:
+            raise FoveaError(f"--official: expected at least 0, got {self.official}")
+        names = self.method_names()
+        if unknown := [name for name in self.methods if name not in names]:
+            raise FoveaError(f"--methods: expected some of {', '.join(names)}, got {', '.join(unknown)}")
+        if self.scale == "smoke":
+            self.drawn, self.official, self.steps, self.seeds, self.episodes = 1, 0, 20, 1, 1
+
+    @abstractmethod
+    def method_names(self) -> list[str]:
+        """All methods, in the order of the tables' rows."""
+
+    @abstractmethod
+    def policy(self, method: str) -> Any:
+        """A method's configuration."""
+
+    @abstractmethod
+    def tests(self) -> list[TestSet]:
+        """What is played."""
+
+    @abstractmethod
+    def page(self, outcome: dict[str, Any]) -> str:
+        """The page in Markdown; `outcome` has `collected`, `cells` and `summary`."""
+
+    def tests_of(self, method: str) -> tuple[str, ...]:
+        """Names of the test sets that a method plays; empty for all."""
+        return ()
+
+    def training(self) -> TrainConfig:
+        """The budget, the same for every method."""
+        return TrainConfig(steps=self.steps, save_every=1000, validate_every=1000, validation_windows=128)
+
+    def collections(self) -> list[CollectConfig]:
+        """The demonstrations of every suite."""
+        return collections(
+            self.data, self.SUITES, drawn=self.drawn, official=self.official, workers=self.workers
+        )
+
+    def cells(self) -> list[Cell]:
+        """Every method with every seed."""
+        data = tuple(config.out for config in self.collections())
+        return cells(
+            [
+                Method(name, self.policy(name), self.training(), data, self.tests_of(name))
+                for name in (self.methods or self.method_names())
+            ],
+            self.tests(),
+            range(self.seeds),
+            self.out / "cells",
+        )
+
+
+def run(config: StudyConfig) -> dict[str, Any]:
+    """Run or go on; writes the page and its numbers, and returns them.
+
+    Raises:
+        FoveaError: from any of the stages; what was done is kept.
+    """
+    from fovea.data.dataset import open_dataset
+    from fovea.data.feature_build import build_features
+    from fovea.pipelines.policies import encoder_of
+
+    collected, todo = collect_all(config.collections()), config.cells()
+    encoders: dict[str, Any] = {}
+    for cell in todo:
+        if (encoder := encoder_of(cell.method.policy)) is not None:
+            encoders.setdefault(encoder.identity, encoder)
+    for encoder in encoders.values():  # before the cells, which would wait for one another
+        for folder in todo[0].method.data:
+            build_features(encoder, open_dataset(folder), workers=config.workers)
+    climb(todo, workers=config.workers)
+    return write_page(config, collected)
+
+
+def write_page(config: StudyConfig, collected: dict[str, Any]) -> dict[str, Any]:
+    """Write the page from the cells that are done, and the numbers beside it as JSON."""
+    done = list(outcomes(config.cells()))
+    outcome = {"collected": collected, "cells": done, "summary": summary(done)}
+    config.results.parent.mkdir(parents=True, exist_ok=True)
+    config.results.write_text(config.page(outcome))
+    numbers = {"collected": collected, "summary": outcome["summary"]}
+    config.results.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n")
+    return outcome
