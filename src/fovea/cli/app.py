@@ -80,7 +80,8 @@ def _dispatch(args: list[str]) -> int:
         module.run(rest)
         return 0
     if any(arg in ("-h", "--help") for arg in rest):
-        print(usage.help_text(module.Config, program, verb.summary, verb.examples))
+        config_class, _ = flags.class_for(module.Config, rest)
+        print(usage.help_text(config_class, program, verb.summary, verb.examples))
         return 0
     code = module.run(flags.parse(module.Config, rest, program))
     return code if isinstance(code, int) else 0

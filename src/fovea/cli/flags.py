@@ -36,6 +36,7 @@ def parse[T](config_class: type[T], args: Sequence[str], program: str) -> T:
         FoveaError: an unknown flag, a value of the wrong type, a file that is not there, or whatever
             the dataclass refuses; the message names the flag.
     """
+    config_class, args = class_for(config_class, args)
     parser: ArgumentParser[T] = ArgumentParser(config_class, prog=program)
     flags = {option for action in parser.parser._actions for option in action.option_strings}
 
@@ -52,6 +53,12 @@ def parse[T](config_class: type[T], args: Sequence[str], program: str) -> T:
         return parser.parse_args(tidy)
     except (DraccusException, argparse.ArgumentError) as error:
         raise FoveaError(f"{program}: {_message(error)}") from error
+
+
+def class_for[T](config_class: type[T], args: Sequence[str]) -> tuple[type[T], list[str]]:
+    """The class whose fields are the flags, and the words it leaves, for one whose flags depend on the words."""
+    chosen = getattr(config_class, "for_words", None)
+    return (config_class, list(args)) if chosen is None else chosen(args)
 
 
 def _tidy(

@@ -3,21 +3,20 @@
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from fovea.cli.policy_flags import PolicyFlags
 from fovea.data.augment import Augmentation
 from fovea.data.pictures import GIGABYTE
 from fovea.errors import FoveaError
-from fovea.policies.ef_vla.configuration_ef_vla import PRESETS, EFVLAConfig
 from fovea.training.trainer import TrainConfig
 
 
 @dataclass(kw_only=True)
-class Config(TrainConfig):
+class Config(TrainConfig, PolicyFlags):
     """What to train on what, and where to.
 
     Attributes:
         dataset: folder of a LeRobot data set, as `fovea collect` writes it.
         out: folder of the run; a run that was stopped there goes on.
-        preset: sizes to start from: tiny, b32, b16, l14 (Table 5 of the paper), otter (the released code).
         workers: threads that encode pictures which are not cached yet.
         variants: augmented views of every frame beside the recorded one; each window shows one of them. Cached as
             `fovea cache --variants` does; a policy that trains its vision draws a new view for every window.
@@ -27,17 +26,13 @@ class Config(TrainConfig):
 
     dataset: Path
     out: Path = Path("outputs/train")
-    preset: str = "tiny"
     workers: int = 2
     variants: int = 0
     augment: Augmentation = field(default_factory=Augmentation)
     picture_memory: float = 2.0
-    policy: EFVLAConfig = field(default_factory=EFVLAConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.preset not in PRESETS:
-            raise FoveaError(f"preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
         if self.workers < 1:
             raise FoveaError(f"workers: expected at least 1, got {self.workers}")
         if self.variants < 0 or self.picture_memory < 0:
@@ -45,13 +40,6 @@ class Config(TrainConfig):
                 "variants and picture_memory: expected 0 or more, got "
                 f"{self.variants} and {self.picture_memory}"
             )
-
-    def policy_config(self) -> EFVLAConfig:
-        """The preset with the `--policy.` flags that were given (those that differ from their defaults)."""
-        default = EFVLAConfig()
-        given = {f.name: getattr(self.policy, f.name) for f in fields(EFVLAConfig) if f.init}
-        changes = {name: value for name, value in given.items() if value != getattr(default, name)}
-        return EFVLAConfig.preset(self.preset, **changes)
 
 
 def run(config: Config) -> None:

@@ -176,13 +176,18 @@ class VLMPolicyConfig(PreTrainedConfig):
     def preset(cls, name: str, **changes: Any) -> Self:
         """Build a preset for LIBERO's two cameras: `full`, the papers' sizes, or `tiny`, for a CPU.
 
+        Args:
+            changes: fields of the configuration; `vlm` may be a dictionary of fields of the VLM's.
+
         Raises:
             FoveaError: no such preset.
         """
         if name not in cls.PRESETS:
             raise FoveaError(f"expected a preset among {', '.join(cls.PRESETS)}, got {name!r}")
         size = 224 if name == "full" else 128
-        values = {"vlm": VLMConfig.preset(name), **cls.PRESETS[name], **changes}
+        vlm = changes.pop("vlm", {})
+        vlm = VLMConfig.preset(name, **vlm) if isinstance(vlm, dict) else vlm
+        values = {"vlm": vlm, **cls.PRESETS[name], **changes}
         features = {"input_features": libero_inputs(size), "output_features": libero_outputs()}
         return cls(**{**features, **values})
 

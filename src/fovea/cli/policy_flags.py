@@ -1,0 +1,96 @@
+"""Flags of a policy: `--policy.type` and `--preset` decide which `--policy.` flags there are, and their defaults."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from functools import partial
+from typing import Any, ClassVar, get_type_hints
+
+from fovea.errors import FoveaError
+
+TYPE, PRESET = "--policy.type", "--preset"
+
+
+@dataclass(kw_only=True)
+class PolicyFlags:
+    """A base for the flags of verbs that build a policy.
+
+    `--policy.type` names the policy (ef_vla, vla_adapter, focus_vla); `--help` with it lists its own flags.
+
+    Attributes:
+        preset: sizes to start from. ef_vla: tiny, b32, b16, l14 (Table 5 of the paper), otter (the released code);
+            vla_adapter and focus_vla: tiny, full (the papers' sizes).
+    """
+
+    preset: str = "tiny"
+    policy: Any = None
+
+    KIND: ClassVar[type] = object
+
+    @classmethod
+    def for_words(cls, words: Sequence[str]) -> tuple[type, list[str]]:
+        """The class whose flags are those of the policy type and preset that the words name; the other words.
+
+        Raises:
+            FoveaError: no such policy type or preset.
+        """
+        from fovea.pipelines.policies import config_class
+
+        name, rest = _take(list(words), TYPE)
+        kind = config_class(name or "ef_vla")
+        preset, _ = _take(list(words), PRESET)
+        try:
+            start = kind.preset(preset or cls.preset)
+        except FoveaError as error:
+            raise FoveaError(f"preset: {error}") from error
+        policy = _with_defaults(start)
+        entry = ("policy", policy, field(default_factory=policy))
+        space = {"KIND": kind, "__doc__": cls.__doc__, "__module__": cls.__module__}
+        made = make_dataclass(cls.__name__, [entry], bases=(cls,), kw_only=True, namespace=space)
+        return made, rest
+
+    def policy_config(self) -> Any:
+        """The preset, with what flags or a configuration file changed."""
+        return _plain(self.policy, self.KIND)
+
+
+def _take(words: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of a flag, the last one if given twice, and the words without it."""
+    value, rest = None, []
+    left = iter(words)
+    for word in left:
+        name, has_value, given = word.partition("=")
+        if name == flag:
+            value = given if has_value else next(left, "")
+        else:
+            rest.append(word)
+    return value, rest
+
+
+def _with_defaults(start: Any) -> type:
+    """A dataclass like that of `start` whose defaults are the values of `start`."""
+    kind, hints = type(start), get_type_hints(type(start))
+    entries: list[tuple[str, Any, Any]] = []
+    for entry in fields(start):
+        if not entry.init:
+            continue
+        value = getattr(start, entry.name)
+        if is_dataclass(value):
+            nested = _with_defaults(value)
+            entries.append((entry.name, nested, field(default_factory=nested)))
+        elif value is None or isinstance(value, str | int | float | bool):
+            entries.append((entry.name, hints[entry.name], field(default=value)))
+        else:
+            entries.append((entry.name, hints[entry.name], field(default_factory=partial(deepcopy, value))))
+    space = {"__doc__": kind.__doc__, "__module__": kind.__module__}
+    return make_dataclass(kind.__name__, entries, bases=(kind,), namespace=space)
+
+
+def _plain(value: Any, kind: type) -> Any:
+    """The same values in the class that `_with_defaults` was derived from."""
+    values: dict[str, Any] = {}
+    for entry in fields(value):
+        if entry.init:
+            mine = getattr(value, entry.name)
+            values[entry.name] = _plain(mine, type(mine).__bases__[0]) if is_dataclass(mine) else mine
+    return kind(**values)
