@@ -14,6 +14,7 @@ _POSITIVE = (
     *("readouts", "pooling_blocks", "pooling_heads", "value_position_width"),
     *("text_width", "vision_width", "proprio_width", "proprio_hidden"),
     *("dim_model", "n_layers", "n_heads", "mlp_ratio"),
+    *("optimizer_lr", "optimizer_lr_vision"),
     *("scratch_patch_size", "scratch_width", "scratch_layers", "scratch_heads"),
 )
 PAPER_WIDTH, OUR_WIDTH = 512, 256  # of the transformer over time: Table 5, and with the encoder that ships
@@ -94,6 +95,8 @@ class EFVLAConfig(PreTrainedConfig):
 
         optimizer_lr, optimizer_weight_decay, optimizer_grad_clip, warmup_steps, decay_steps: LeRobot's presets
             (Table 6).
+        optimizer_lr_vision: of an encoder that is finetuned; `fovea train` keeps its proportion to `optimizer_lr`,
+            whatever the rate and schedule of the rest.
 
     Raises:
         FoveaError: a field or a combination of fields makes no sense.
@@ -156,6 +159,7 @@ class EFVLAConfig(PreTrainedConfig):
     temporal_ensemble_coeff: float | None = None
 
     optimizer_lr: float = 3e-4
+    optimizer_lr_vision: float = 3e-5
     optimizer_weight_decay: float = 0.01
     optimizer_grad_clip: float = 1.0
     warmup_steps: int = 2000

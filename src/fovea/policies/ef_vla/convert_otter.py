@@ -1,21 +1,28 @@
-"""Public OTTER weights (github.com/Max-Fu/otter) into an EF-VLA policy that gives the same numbers."""
+"""Public OTTER weights (github.com/Max-Fu/otter) into an EF-VLA policy that gives the same numbers.
 
-import math
+Sizes are read from the tensors; `OtterFacts` holds what tensors cannot tell. OTTER's own CLIP, in OpenAI's layout, goes
+to `clip.safetensors` beside the policy, which finds it there.
+"""
+
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot.configs import FeatureType, PolicyFeature
-from safetensors.torch import load_file, save_file
+from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fovea.errors import FoveaError
+from fovea.nn.positions import rotary_angles, sincos_1d
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, LIBERO_CAMERAS, STATE, EFVLAConfig
 from fovea.policies.ef_vla.model_ef_vla import EFVLAModel
 from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
+from fovea.policies.ef_vla.otter_file import OtterFacts, read_otter
 from fovea.policies.ef_vla.processor_ef_vla import make_ef_vla_pre_post_processors
 
-_CLIP = "clip_model."
+CLIP_FILE = "clip.safetensors"
+POSE_SIZE = 10
 _READOUTS = {
     "q_layer_norm": "attention_norm",
     "attention.out_proj": "attention.out",
@@ -33,133 +40,233 @@ _TIME = {
     "intermediate": "mlp.0",
     "output": "mlp.2",
 }
+_FINAL_NORMS = ("policy.norm", "policy.layer_norm", "policy.layernorm", "policy.final_norm", "policy.ln_f")
 
 
-def convert_otter(source: Path, target: Path, **options: Any) -> EFVLAPolicy:
-    """Convert an OTTER state dict in a safetensors file to a policy folder.
-
-    Its CLIP, which is OpenAI's, goes to `clip.safetensors` in that folder, for machines that cannot download it.
+def convert_otter(source: Path, target: Path, **given: Any) -> EFVLAPolicy:
+    """Convert an OTTER checkpoint to a policy folder.
 
     Args:
-        source: safetensors file with OTTER's names (`clip_model.*`, `vision_poolings.*`, ...).
-        target: folder to write: configuration, weights, processors.
-        **options: see `otter_config`.
+        source: file with OTTER's names (`clip_model.*`, `vision_poolings.*`, ...): safetensors, or a state dict that
+            torch saved.
+        target: folder to write: configuration, weights, processors, and OTTER's CLIP if the file has it.
+        **given: fields of `OtterFacts` that are known; they win over the file's metadata.
+
+    Returns:
+        the policy, in eval mode.
 
     Raises:
-        FoveaError: no such file, a pickle, or weights that are not OTTER's.
+        FoveaError: no such file, or weights that are not OTTER's or not all of them.
     """
-    if not source.is_file() or source.suffix != ".safetensors":
-        raise FoveaError(f"expected OTTER's weights in a .safetensors file, got {source}")
-    state = load_file(source)
-    policy = EFVLAPolicy(otter_config(state, **options))
-    policy.model.load_state_dict(otter_weights(state, policy.config), strict=True)
+    file = read_otter(source)
+    facts = file.facts.updated(**given)
+    config = otter_config(file.state, facts)
+    if file.clip and facts.encoder is None:
+        config.encoder = f"clip:{CLIP_FILE}"
+        target.mkdir(parents=True, exist_ok=True)
+        metadata = {
+            "clip": json.dumps({name: value for name, value in facts.clip.items() if value is not None})
+        }
+        save_file(file.clip, target / CLIP_FILE, metadata)
+    policy = EFVLAPolicy(config, source=target)
+    policy.model.load_state_dict(otter_weights(file.state, config), strict=True)
+    if file.clip and facts.encoder is None:
+        config.encoder_identity = policy.encoder.identity  # a CLIP that does not fit is found here
     policy.save_pretrained(target)
-    for processor in make_ef_vla_pre_post_processors(policy.config):
+    for processor in make_ef_vla_pre_post_processors(config):
         processor.save_pretrained(target)
-    clip = {key.removeprefix(_CLIP): value for key, value in state.items() if key.startswith(_CLIP)}
-    save_file(clip, target / "clip.safetensors")
     return policy.eval()
 
 
-def otter_config(
-    state: dict[str, Tensor],
-    *,
-    encoder: str = "ViT-L-14/openai",
-    n_obs_steps: int = 12,
-    action_size: int = 10,
-    pooling_heads: int = 8,
-    word_positions: int = 15,
-) -> EFVLAConfig:
-    """Read the sizes of an OTTER state dict; the arguments are what shapes do not tell.
+def otter_config(state: dict[str, Tensor], facts: OtterFacts | None = None, **given: Any) -> EFVLAConfig:
+    """Read the sizes of an OTTER state dict.
 
     Args:
-        encoder: name of its CLIP.
-        n_obs_steps: its `seq_length`.
-        action_size: its `action_dim`.
-        pooling_heads: its `pooling_heads`.
-        word_positions: its `first_k_tokens`.
+        state: without `clip_model.*`.
+        facts, **given: what shapes do not tell.
+
+    Raises:
+        FoveaError: the tensors are not OTTER's, or a fact does not fit them.
     """
+    facts = (facts or OtterFacts()).updated(**given)
     if "input_projection.weight" not in state or "visual_extraction.0.pos_emb" not in state:
         raise FoveaError(f"expected OTTER's weights, got keys such as {sorted(state)[:3]}")
     cameras = _count(state, "vision_poolings")
     patches, width = state["visual_extraction.0.pos_emb"].shape
-    side = math.isqrt(patches)
+    side = round(patches**0.5)
+    if side * side != patches:
+        raise FoveaError(f"expected a square grid of patches in OTTER's weights, got {patches} patches")
     dim_model = state["input_projection.weight"].shape[0]
     readouts, readout_width = state["vision_poolings.0.query"].shape[1:]
-    keys = LIBERO_CAMERAS if cameras == 2 else [f"observation.images.image{i}" for i in range(cameras)]
-    inputs = {key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, 224, 224)) for key in keys}
     proprio = state["proprio_encoder.mlp.0.weight"].shape[1]
+    action_size, chunk_size = _actions(state, facts)
+    context = facts.n_obs_steps or 12
+    poses = action_size == proprio == POSE_SIZE
+    space = facts.action_space or ("se3_relative" if poses else "env")
+    image = {"type": FeatureType.VISUAL, "shape": (3, side * facts.patch, side * facts.patch)}
+    heads = facts.n_heads or dim_model // _get(state, "policy.layers.0.attention.rope.emb").shape[1]
     return EFVLAConfig.preset(
         "otter",
-        input_features={**inputs, STATE: PolicyFeature(type=FeatureType.STATE, shape=(proprio,))},
+        input_features={
+            **{key: PolicyFeature(**image) for key in _camera_keys(facts, cameras)},
+            STATE: PolicyFeature(type=FeatureType.STATE, shape=(proprio,)),
+        },
         output_features={ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(action_size,))},
-        encoder=encoder,
+        encoder=facts.encoder or "ViT-L-14/openai",
         encoder_width=width,
         encoder_grid=(side, side),
-        word_positions=word_positions,
-        n_obs_steps=n_obs_steps,
-        chunk_size=state["action_head.mlp.2.weight"].shape[0] // action_size,
-        n_action_steps=min(8, state["action_head.mlp.2.weight"].shape[0] // action_size),
+        word_positions=facts.word_positions or 15,
+        pool_true_text=bool(facts.pool_true_text),
+        n_obs_steps=context,
+        chunk_size=chunk_size,
+        n_action_steps=min(8, chunk_size),
         readouts=readouts,
         pooling_blocks=_count(state, "text_pooling.blocks"),
-        pooling_heads=pooling_heads,
+        pooling_heads=facts.pooling_heads or 8,
         text_width=state["text_pooling.query"].shape[1:].numel(),
         vision_width=cameras * readouts * readout_width,
         proprio_width=state["proprio_encoder.mlp.4.weight"].shape[0],
         proprio_hidden=state["proprio_encoder.mlp.0.weight"].shape[0],
         dim_model=dim_model,
         n_layers=_count(state, "policy.layers"),
-        n_heads=dim_model // state["policy.layers.0.attention.rope.emb"].shape[1],
+        n_heads=heads,
         mlp_ratio=state["policy.layers.0.intermediate.weight"].shape[0] / dim_model,
+        final_norm=_final_norm(state) is not None,
+        action_space=space,
+        normalization_mapping=dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY),
     )
 
 
 def otter_weights(state: dict[str, Tensor], config: EFVLAConfig) -> dict[str, Tensor]:
-    """Rename OTTER's weights to those of `EFVLAModel`; CLIP and fixed position tables are left out."""
+    """Rename OTTER's weights to those of `EFVLAModel`.
+
+    Fixed position tables are compared with ours and left out.
+
+    Raises:
+        FoveaError: a weight is missing, unknown or misshapen, or a table is not the one that we compute.
+    """
+    state = dict(state)
     cameras = len(config.camera_keys)
-    tau = torch.stack([state[f"visual_extraction.{i}.temperature"] for i in range(cameras)])
-    new = {"fusion.log_scale": -tau.clamp(0.01, 100.0).log()}
+    tau = torch.stack([_take(state, f"visual_extraction.{i}.temperature") for i in range(cameras)]).float()
+    if not (tau > 0).all():
+        raise FoveaError(
+            f"expected positive temperatures, got {tau.tolist()}: OTTER itself divides by them and gives NaN"
+        )
+    new = {"fusion.log_scale": -tau.clamp(max=100.0).log()}
+    _check_tables(state, config)
     _readouts(new, state, "text_pooling", "text_pooling", config.pooling_blocks)
     for i in range(cameras):
         _readouts(new, state, f"vision_poolings.{i}", f"vision_pooling.{i}", config.pooling_blocks)
     for i in range(config.n_layers):
         for theirs, ours in _TIME.items():
             _linear(new, state, f"policy.layers.{i}.{theirs}", f"transformer.blocks.{i}.{ours}")
+    if (norm := _final_norm(state)) is not None:
+        _linear(new, state, norm, "transformer.norm")
     for i in (0, 2, 4):
         _linear(new, state, f"proprio_encoder.mlp.{i}", f"proprio.{i}")
     for i in (0, 2):
         _linear(new, state, f"action_head.mlp.{i}", f"head.net.{i}")
     _linear(new, state, "input_projection", "input")
-    wanted = EFVLAModel(config).state_dict().keys()
-    if new.keys() != wanted:
-        raise FoveaError(f"these OTTER weights do not cover {sorted(wanted ^ new.keys())}")
+    if state:
+        raise FoveaError(f"expected OTTER's weights and no others, got {', '.join(sorted(state)[:8])} too")
+    with torch.device("meta"):
+        wanted = {key: tuple(value.shape) for key, value in EFVLAModel(config).state_dict().items()}
+    for key in sorted(wanted.keys() | new.keys()):
+        got = tuple(new[key].shape) if key in new else None
+        if got != wanted.get(key):
+            raise FoveaError(
+                f"these OTTER weights give {key} the shape {got}, expected {wanted.get(key)}; do the facts (heads, "
+                "readouts, actions) fit the file?"
+            )
     return {key: value.float() for key, value in new.items()}
 
 
+def _actions(state: dict[str, Tensor], facts: OtterFacts) -> tuple[int, int]:
+    """(A, H) from the width of the head's output, one of them and their product being known."""
+    outputs = _get(state, "action_head.mlp.2.weight").shape[0]
+    size = facts.action_size or (outputs // facts.chunk_size if facts.chunk_size else POSE_SIZE)
+    if outputs % size or (facts.chunk_size or outputs // size) != outputs // size:
+        raise FoveaError(
+            f"expected action_size x chunk_size = {outputs}, the outputs of this head, got {size} x "
+            f"{facts.chunk_size or '?'}; give --action_size"
+        )
+    return size, outputs // size
+
+
+def _camera_keys(facts: OtterFacts, cameras: int) -> list[str]:
+    """Keys in the order of OTTER's modules, which is the sorted one."""
+    if facts.cameras is not None:
+        if len(set(facts.cameras)) != cameras:
+            raise FoveaError(f"expected {cameras} different cameras, got {', '.join(facts.cameras)}")
+        return [f"observation.images.{name.rpartition('.')[2]}" for name in sorted(facts.cameras)]
+    if cameras == 2:
+        return list(LIBERO_CAMERAS)
+    return [f"observation.images.image{i:0{len(str(cameras))}d}" for i in range(cameras)]
+
+
+def _check_tables(state: dict[str, Tensor], config: EFVLAConfig) -> None:
+    """Take the fixed tables out of the state dict; they must be the ones that the model computes."""
+    expected: dict[str, Tensor] = {}
+    patches = state["visual_extraction.0.pos_emb"].shape[0]
+    for i in range(len(config.camera_keys)):
+        expected[f"visual_extraction.{i}.pos_emb"] = sincos_1d(patches, config.encoder_width or 0)
+    for i in range(config.n_layers):
+        rope = f"policy.layers.{i}.attention.rope"
+        if f"{rope}.emb" in state:
+            steps, width = state[f"{rope}.emb"].shape
+            angles = rotary_angles(torch.arange(steps), width)
+            expected[f"{rope}.emb"] = torch.cat([angles.sin(), angles.cos()], dim=1)
+        if f"{rope}.inv_freq" in state:
+            expected[f"{rope}.inv_freq"] = rotary_angles(torch.ones(1), config.dim_model // config.n_heads)[0]
+    for key, ours in expected.items():
+        theirs = _take(state, key)
+        slack = 1e-4 if theirs.dtype == torch.float32 else 1e-2
+        if theirs.shape != ours.shape or not torch.allclose(theirs.float(), ours, atol=slack):
+            raise FoveaError(
+                f"expected the fixed table {key} of OTTER's release, got other numbers; is it a fork?"
+            )
+
+
+def _final_norm(state: dict[str, Tensor]) -> str | None:
+    """The layer norm after OTTER's transformer; its release has none, forks may."""
+    return next((name for name in _FINAL_NORMS if f"{name}.weight" in state), None)
+
+
 def _readouts(new: dict[str, Tensor], state: dict[str, Tensor], theirs: str, ours: str, blocks: int) -> None:
-    new[f"{ours}.query"] = _get(state, f"{theirs}.query")[0]
+    new[f"{ours}.query"] = _take(state, f"{theirs}.query")[0]
     _linear(new, state, f"{theirs}.layer_norm", f"{ours}.norm")
     for i in range(blocks):
         block, renamed = f"{theirs}.blocks.{i}", f"{ours}.blocks.{i}"
         for their_name, our_name in _READOUTS.items():
             _linear(new, state, f"{block}.{their_name}", f"{renamed}.{our_name}")
-        biases = _get(state, f"{block}.attention.in_proj_bias").chunk(3)
-        for letter, our_name, bias in zip("qkv", ("query", "key", "value"), biases, strict=True):
-            new[f"{renamed}.attention.{our_name}.weight"] = _get(
-                state, f"{block}.attention.{letter}_proj_weight"
+        biases = _take(state, f"{block}.attention.in_proj_bias").chunk(3)
+        joint = state.pop(
+            f"{block}.attention.in_proj_weight", None
+        )  # torch joins them where the widths are the same
+        weights = None if joint is None else joint.chunk(3)
+        for index, (letter, our_name) in enumerate(zip("qkv", ("query", "key", "value"), strict=True)):
+            weight = (
+                _take(state, f"{block}.attention.{letter}_proj_weight") if weights is None else weights[index]
             )
-            new[f"{renamed}.attention.{our_name}.bias"] = bias
+            new[f"{renamed}.attention.{our_name}.weight"] = weight
+            new[f"{renamed}.attention.{our_name}.bias"] = biases[index]
 
 
 def _linear(new: dict[str, Tensor], state: dict[str, Tensor], theirs: str, ours: str) -> None:
     for part in ("weight", "bias"):
-        new[f"{ours}.{part}"] = _get(state, f"{theirs}.{part}")
+        new[f"{ours}.{part}"] = _take(state, f"{theirs}.{part}")
 
 
 def _get(state: dict[str, Tensor], key: str) -> Tensor:
     if key not in state:
         raise FoveaError(f"expected {key} among OTTER's weights, it is missing; is the file complete?")
     return state[key]
+
+
+def _take(state: dict[str, Tensor], key: str) -> Tensor:
+    value = _get(state, key)
+    del state[key]
+    return value
 
 
 def _count(state: dict[str, Tensor], prefix: str) -> int:

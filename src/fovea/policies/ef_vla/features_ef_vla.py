@@ -73,10 +73,10 @@ class Features:
         return self.source is not None and self.config.vision == "finetune"
 
     def _build(self) -> Encoder:
-        """The encoder that the configuration names; "clip:<file>" is also looked for in the checkpoint's folder."""
+        """The encoder that the configuration names; "clip:<file>" is looked for in the checkpoint's folder first."""
         name, tap = self.config.encoder, self.config.tap
         family, _, file = name.partition(":")
-        if family == "clip" and self.source is not None and not Path(file).is_file():
+        if family == "clip" and self.source is not None and (self.source / file).is_file():
             name = f"{family}:{self.source / file}"
         if self.saved and family == name and "/" in name:
             return create_encoder(name, tap=tap, random_weights=True)

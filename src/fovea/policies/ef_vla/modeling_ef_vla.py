@@ -173,14 +173,22 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         return (loss if reduction == "none" else (loss * weight).sum()), info
 
     def get_optim_params(self) -> list[dict[str, Any]]:
-        """Two groups: matrices with weight decay; norms, biases, queries' scale and tau without."""
-        decayed: list[Tensor] = []
-        free: list[Tensor] = []
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                exempt = parameter.ndim < 2 or name.endswith("log_scale")
-                (free if exempt else decayed).append(parameter)
-        return [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
+        """Two groups: matrices with weight decay; norms, biases, queries' scale and tau without.
+
+        Two more for an encoder that is finetuned, with a learning rate of their own.
+        """
+        groups: list[dict[str, Any]] = []
+        finetuned = {"lr": self.config.optimizer_lr_vision} if self.config.vision == "finetune" else {}
+        for vision, rate in ((False, {}), (True, finetuned)):
+            named = [
+                (name, parameter)
+                for name, parameter in self.named_parameters()
+                if parameter.requires_grad and (bool(finetuned) and name.startswith("vision.")) == vision
+            ]
+            exempt = {name for name, p in named if p.ndim < 2 or name.endswith("log_scale")}
+            groups.append({"params": [p for name, p in named if name not in exempt], **rate})
+            groups.append({"params": [p for name, p in named if name in exempt], "weight_decay": 0.0, **rate})
+        return [group for group in groups if group["params"]]
 
     # -- acting --------------------------------------------------------------------------------------------
 

@@ -1,0 +1,117 @@
+"""`fovea convert otter CKPT OUT`: OTTER's public checkpoint as a policy of ours."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from fovea.errors import FoveaError
+
+
+@dataclass(kw_only=True)
+class Config:
+    """The checkpoint, and what its tensors cannot tell; metadata of the file is read first.
+
+    Attributes:
+        ckpt: OTTER's weights, a safetensors file or a state dict that torch saved.
+        out: folder of the policy.
+        encoder: name of the CLIP to use; the file's own when not given, or ViT-L-14/openai if it has none.
+        n_obs_steps: frames of context, OTTER's seq_length (12).
+        action_size: numbers of an action, OTTER's action_dim (10).
+        chunk_size: actions of a chunk, OTTER's action_horizon (from the tensors and action_size).
+        n_heads: heads of the transformer (from the tensors).
+        pooling_heads: heads of the poolings (8).
+        word_positions: text positions that are used, OTTER's first_k_tokens (15).
+        pool_true_text: keep start, end and padding out of the poolings, as OTTER's switch of that name.
+        action_space: se3_relative for poses (10 numbers), env for actions as they are.
+        cameras: names of the cameras; OTTER sorts them.
+        vision_heads: heads of the CLIP's picture tower (width / 64).
+        text_heads: heads of the CLIP's text tower (width / 64).
+        activation: of the CLIP, quick_gelu as OpenAI's or gelu.
+        check: file with inputs (in.*) and the reference's outputs (out.*) to compare with; CKPT where it has them.
+    """
+
+    ckpt: Path
+    out: Path
+    encoder: str | None = None
+    n_obs_steps: int | None = None
+    action_size: int | None = None
+    chunk_size: int | None = None
+    n_heads: int | None = None
+    pooling_heads: int | None = None
+    word_positions: int | None = None
+    pool_true_text: bool | None = None
+    action_space: Literal["se3_relative", "env"] | None = None
+    cameras: list[str] | None = None
+    vision_heads: int | None = None
+    text_heads: int | None = None
+    activation: Literal["quick_gelu", "gelu"] | None = None
+    check: Path | None = None
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("ckpt", "out")
+
+    def __post_init__(self) -> None:
+        for name in (
+            "n_obs_steps",
+            "action_size",
+            "chunk_size",
+            "n_heads",
+            "pooling_heads",
+            "word_positions",
+        ):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise FoveaError(f"{name}: expected at least 1, got {value}")
+
+
+def run(config: Config) -> int:
+    """Convert, say what came out, and compare with the reference where there is something to compare with."""
+    from fovea.policies.ef_vla.convert_otter import convert_otter
+    from fovea.policies.ef_vla.otter_file import read_otter
+    from fovea.policies.ef_vla.otter_parity import TOLERANCE, otter_deviations
+
+    policy = convert_otter(
+        config.ckpt,
+        config.out,
+        encoder=config.encoder,
+        n_obs_steps=config.n_obs_steps,
+        action_size=config.action_size,
+        chunk_size=config.chunk_size,
+        n_heads=config.n_heads,
+        pooling_heads=config.pooling_heads,
+        word_positions=config.word_positions,
+        pool_true_text=config.pool_true_text,
+        action_space=config.action_space,
+        cameras=config.cameras,
+        clip={
+            "vision_heads": config.vision_heads,
+            "transformer_heads": config.text_heads,
+            "activation": config.activation,
+        },
+    )
+    sizes = policy.config
+    print(
+        f"{sum(p.numel() for p in policy.model.parameters()):,} parameters: {len(sizes.camera_keys)} cameras, context "
+        f"{sizes.n_obs_steps}, chunks of {sizes.chunk_size} x {sizes.action_size}, width {sizes.dim_model}, "
+        f"{sizes.n_layers} layers, {sizes.n_heads} heads; words: first {sizes.word_positions} positions"
+        f"{', poolings see words only' if sizes.pool_true_text else ''}; encoder {sizes.encoder}"
+    )
+    print(f"Policy: {config.out}")
+    samples = read_otter(config.ckpt).samples if config.check is None else _samples(config.check)
+    if not samples:
+        return 0
+    deviations = otter_deviations(policy, samples)
+    for name, deviation in deviations.items():
+        print(f"  {name:<32} {deviation:.1e} from the reference")
+    far = [name for name, deviation in deviations.items() if not deviation <= TOLERANCE]
+    if far:
+        print(
+            f"{', '.join(far)}: further than {TOLERANCE:.0e}; do the heads and the context fit the checkpoint?"
+        )
+    return 1 if far else 0
+
+
+def _samples(path: Path) -> dict:
+    from fovea.encoders.clip_files import read_weights
+
+    if not path.is_file():
+        raise FoveaError(f"check: expected a file with in.* and out.* tensors, found none at {path}")
+    return {key: value for key, value in read_weights(path).items() if key.startswith(("in.", "out."))}
