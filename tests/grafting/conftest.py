@@ -6,7 +6,8 @@ from toy_graft import Columns, make_backbone, make_suite
 from fovea.data.dataset import open_dataset
 from fovea.grafting.backbones import Backbone
 from fovea.grafting.loading import load_backbone
-from fovea.grafting.samples import Samples, SampleSettings
+from fovea.grafting.samples import Samples
+from fovea.grafting.settings import SampleSettings
 
 
 @pytest.fixture(scope="session")
@@ -44,11 +45,10 @@ def encoder() -> Columns:
 @pytest.fixture
 def make_job(backbone, samples, encoder, tmp_path):
     """A job on the toy backbone whose tokens are stored under the test's own folder."""
-    from fovea.grafting.cells import Cell
+    from fovea.grafting.cells import Cell, native_source
     from fovea.grafting.runs import BackbonePlace, Job
-    from fovea.grafting.scores import ScoreSettings
-    from fovea.grafting.tokens import NativeVision, native_source, store_tokens
-    from fovea.grafting.training import Recipe
+    from fovea.grafting.settings import Recipe, ScoreSettings
+    from fovea.grafting.tokens import NativeVision, store_tokens
 
     def build(kind: str, *, steps: int = 3, save_every: int = 100, **cell) -> Job:
         sources = {

@@ -11,10 +11,8 @@ from fovea.grafting import fan_out, study
 from fovea.grafting.cells import Cell, Plan
 from fovea.grafting.findings import find
 from fovea.grafting.pages import write_pages
-from fovea.grafting.samples import SampleSettings
-from fovea.grafting.scores import ScoreSettings
+from fovea.grafting.settings import Recipe, SampleSettings, ScoreSettings
 from fovea.grafting.study import StudySettings, run_study
-from fovea.grafting.training import Recipe
 
 
 @pytest.fixture(scope="module")

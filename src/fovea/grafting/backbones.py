@@ -94,6 +94,10 @@ class Backbone(ABC):
     def tower(self, image: Tensor) -> Tensor:
         """The native vision tower before the connector: (B, 3, H, W) in [-1, 1] -> patches (B, P, V)."""
 
+    @abstractmethod
+    def connect(self, patches: Tensor) -> Tensor:
+        """What the policy's own connector makes of its tower's patches: (B, P, V) -> (B, N, D)."""
+
     @property
     @abstractmethod
     def tower_shape(self) -> tuple[tuple[int, int], int]:
@@ -211,6 +215,9 @@ class SmolVLABackbone(Backbone):
         vision = self._vlm.get_vlm_model().vision_model
         return vision(pixel_values=image.to(vision.dtype), patch_attention_mask=None).last_hidden_state
 
+    def connect(self, patches: Tensor) -> Tensor:
+        return self._vlm.get_vlm_model().connector(patches)
+
     def _state(self, out: dict[str, Any]) -> Tensor:
         return self.policy.prepare_state(out).float()
 
@@ -274,6 +281,9 @@ class Pi05Backbone(Backbone):
 
     def tower(self, image: Tensor) -> Tensor:
         return self._vlm.model.vision_tower(image.float()).last_hidden_state
+
+    def connect(self, patches: Tensor) -> Tensor:
+        return self._vlm.model.multi_modal_projector(patches)
 
     def velocity_loss(
         self, inputs: Inputs, pictures: Sequence[Tensor], noise: Tensor, time: Tensor

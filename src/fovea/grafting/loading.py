@@ -90,6 +90,7 @@ def load_backbone(
     from draccus.utils import DraccusException
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+    from safetensors import SafetensorError
 
     folder = checkpoint_folder(name, root)
     try:
@@ -113,7 +114,7 @@ def load_backbone(
         before, after = make_pre_post_processors(
             config, pretrained_path=str(folder) if saved else None, preprocessor_overrides=overrides
         )
-    except (RuntimeError, ValueError, KeyError, ImportError, OSError) as error:
+    except (RuntimeError, ValueError, KeyError, ImportError, OSError, SafetensorError) as error:
         raise FoveaError(
             f"LeRobot cannot load the {config.type} backbone in {folder}: {error}. If it is the tokenizer or the "
             f"vision-language model's configuration that is missing, put their files into {folder / VLM}"
