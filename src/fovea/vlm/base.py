@@ -146,11 +146,13 @@ class VLM(nn.Module, ABC):
             mask = None
         dtype = self.action_queries.dtype
         features = features.to(dtype)
+        if mask is not None:
+            features = features.masked_fill(~mask[..., None], 0.0)  # not-a-number in padding would spread
         if pool == 1:
             return features, mask
         exist = mask.to(dtype) if mask is not None else features.new_ones(features.shape[:2])
         share = self._average(exist[..., None])
-        pooled = self._average(features * exist[..., None]) / share.clamp(min=1e-6)
+        pooled = self._average(features) / share.clamp(min=1e-6)
         return pooled, None if mask is None else share[..., 0] > 0
 
     def _average(self, values: Tensor) -> Tensor:

@@ -8,8 +8,6 @@ as they left the encoder.
 Shape letters: B batch, C cameras, N patches of a camera, M = C * N, P words, Q queries, D width, R feature width.
 """
 
-from collections.abc import Sequence as Sentences
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,7 +49,8 @@ class TinyVLM(VLM):
         self.projection = nn.Linear(self.feature_width, width)
         self.camera = nn.Parameter(torch.randn(self.cameras, width) * 0.02)
         self.place = nn.Parameter(sincos_2d(self.grid, width) * width**0.5 * 0.5)
-        self.words = _EncoderWords(self) if config.words == "encoder" else _LearnedWords(config)
+        self.learned_words = _LearnedWords(config) if config.words == "learned" else None
+        self._remembered: dict[str, Tokens] = {}
         self.word_place = nn.Parameter(torch.randn(config.max_words, width) * 0.02)
         self.word = nn.Parameter(torch.randn(width) * 0.02)
         self.action_queries = query_parameter(self.queries, width)
@@ -104,11 +103,35 @@ class TinyVLM(VLM):
         return super().encode_images(images)
 
     def prompt(self, instructions: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Words of the instructions (B, P, D), P the longest one's length."""
-        tokens = self.words(instructions, device)
+        """Words of the instructions (B, P, D), P the longest one's length but at most `max_words`."""
+        if self.learned_words is None:
+            tokens = self._encoder_words(instructions)
+        else:
+            tokens = self.learned_words(instructions, device)
         last = int(tokens.mask.any(0).nonzero().max()) + 1
         values, mask = tokens.values[:, :last], tokens.mask[:, :last]
         return values + self.word + self.word_place[:last], mask
+
+    def _encoder_words(self, sentences: list[str]) -> Tokens:
+        """Words of the frozen encoder, each sentence encoded once, through the projection that patches take."""
+        new = [s for s in dict.fromkeys(sentences) if s not in self._remembered]
+        if len(self._remembered) + len(new) > REMEMBERED_SENTENCES:
+            self._remembered.clear()
+            new = list(dict.fromkeys(sentences))
+        if new:
+            encoder = self.vision
+            assert isinstance(encoder, Encoder)  # _adopt saw to it
+            with torch.no_grad():
+                words = encoder.encode_text(new)
+            for sentence, values, mask in zip(new, words.values, words.mask, strict=True):
+                if not mask.any():
+                    raise FoveaError(f"expected an instruction with at least one word, got {sentence!r}")
+                self._remembered[sentence] = Tokens(
+                    values[: self.config.max_words], mask[: self.config.max_words]
+                )
+        known = [self._remembered[s] for s in sentences]
+        values = self.joint(torch.stack([tokens.values for tokens in known]).to(self.word))
+        return Tokens(values, torch.stack([tokens.mask for tokens in known]).to(values.device))
 
     def project(self, features: Tensor) -> Tensor:
         """(B, M, R) -> (B, M, D), with camera and place."""
@@ -149,36 +172,6 @@ class _Block(nn.Module):
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
-class _EncoderWords(nn.Module):
-    """Words of the frozen encoder, each sentence encoded once, through the projection that patches take."""
-
-    def __init__(self, vlm: TinyVLM) -> None:
-        super().__init__()
-        self._vlm = (vlm,)  # in a tuple: no submodule, or the modules would contain one another
-        self._known: dict[str, Tokens] = {}
-
-    def forward(self, sentences: Sentences[str], device: torch.device) -> Tokens:
-        """(B, P, D) and their mask, P at most `max_words`."""
-        vlm = self._vlm[0]
-        new = [s for s in dict.fromkeys(sentences) if s not in self._known]
-        if len(self._known) + len(new) > REMEMBERED_SENTENCES:
-            self._known.clear()
-            new = list(dict.fromkeys(sentences))
-        if new:
-            encoder = vlm.vision
-            assert isinstance(encoder, Encoder)  # _adopt saw to it
-            with torch.no_grad():
-                words = encoder.encode_text(new)
-            for sentence, values, mask in zip(new, words.values, words.mask, strict=True):
-                if not mask.any():
-                    raise FoveaError(f"expected an instruction with at least one word, got {sentence!r}")
-                self._known[sentence] = Tokens(values, mask)
-        limit = vlm.config.max_words
-        values = torch.stack([self._known[s].values[:limit] for s in sentences]).to(device, vlm.word.dtype)
-        mask = torch.stack([self._known[s].mask[:limit] for s in sentences]).to(device)
-        return Tokens(vlm.joint(values) * mask[..., None], mask)
-
-
 class _LearnedWords(nn.Module):
     """Word embeddings learned from scratch: the mean of a word's hashed character pieces, as the tiny encoder reads
     words that it does not know."""
@@ -188,7 +181,7 @@ class _LearnedWords(nn.Module):
         self.tokenizer = WordTokenizer((), config.vocabulary, config.max_words)
         self.pieces = nn.Embedding(config.vocabulary + 1, config.width, padding_idx=0)
 
-    def forward(self, sentences: Sentences[str], device: torch.device) -> Tokens:
+    def forward(self, sentences: list[str], device: torch.device) -> Tokens:
         """(B, P, D) and their mask."""
         ids = self.tokenizer(sentences)
         pieces = ids.pieces.to(device)
