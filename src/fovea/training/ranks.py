@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from rich.console import Console
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,6 +23,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 def is_main_process() -> bool:
     """Whether this is the process that talks and writes; works before accelerate has started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _launched_in_vain() -> bool:
+    """Whether `accelerate launch --cpu --num_processes N` was asked for several processes and started this one alone.
+
+    It then sets the address of the first process and, without MPI, nothing that tells the processes apart.
+    """
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return on_cpu and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ
 
 
 class Ranks:
@@ -39,6 +49,11 @@ class Ranks:
         self.accelerator = Accelerator(cpu=cpu, kwargs_handlers=[unused])
         self.main, self.count = self.accelerator.is_main_process, self.accelerator.num_processes
         self._index = self.accelerator.process_index
+        if self.count == 1 and _launched_in_vain():
+            Console(stderr=True, soft_wrap=True).print(
+                "[yellow]accelerate started one process only: on CPUs it needs MPI for more. "
+                "`torchrun --nproc_per_node N -m fovea train ...` starts N.[/yellow]"
+            )
 
     def mine(self, total: int) -> slice:
         """The rows of a batch of B = `total` that this process computes."""
