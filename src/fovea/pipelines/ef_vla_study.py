@@ -5,13 +5,14 @@ scripted expert, with the same token grid, steps and seeds, and play official st
 tasks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fovea.pipelines.ladder import TestSet
+from fovea.pipelines.ladder import TestSet, slug
 from fovea.pipelines.study import StudyConfig
 from fovea.pipelines.study_data import drawn_tests, official_tests, unseen_tests
+from fovea.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
@@ -23,7 +24,21 @@ METHODS: dict[str, dict[str, Any]] = {
     "LF-VLA": {"fusion": "late"},
     "w/o f_e": {**EARLY, "use_proprio": False},
     "w/o f'_l": {**EARLY, "use_text_pooling": False, "text_dropout": 0.0},
+    "EF-VLA, small encoder": EARLY,
+    "EF-VLA, large encoder": EARLY,
+    "EF-VLA, few pictures": EARLY,
+    "w/o CLIP vision": {**EARLY, "vision": "scratch"},
+    "finetuned CLIP": {**EARLY, "vision": "finetune"},
 }
+ENCODERS: dict[
+    str, dict[str, int]
+] = {  # Fig. 5 with encoders of our own; the one that ships stands between them
+    "EF-VLA, small encoder": {"image_depth": 2, "tower_width": 64},
+    "EF-VLA, large encoder": {"image_depth": 6, "tower_width": 192},
+}
+# Vision that learns sees every picture anew, some 50 times slower: fewer frames a step, with EF-VLA beside it
+PIXEL_BUDGET: dict[str, Any] = {"batch_size": 2, "steps": 2000}
+ON_A_SMALL_BUDGET = ("EF-VLA, few pictures", "w/o CLIP vision", "finetuned CLIP")
 PAPER = {  # Table 1: training tasks, unseen tasks
     "EF-VLA": ("68", "62"),
     "LF-VLA": ("29", "4"),
@@ -48,7 +63,33 @@ class EFVLAStudyConfig(StudyConfig):
         """Sizes, encoder, positions and optimiser are shared."""
         from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 
-        return EFVLAConfig.preset("tiny", **SHARED, **METHODS[method])
+        encoder = {"encoder": f"tiny:{self.encoder_folder(method)}"} if method in ENCODERS else {}
+        return EFVLAConfig.preset("tiny", **SHARED, **METHODS[method], **encoder)
+
+    def encoder_folder(self, method: str) -> Path:
+        """Where the study trains an encoder of another size."""
+        return self.out / "encoders" / slug(method)
+
+    def training(self, method: str) -> TrainConfig:
+        """The same for all, but for those that learn from pictures and EF-VLA beside them."""
+        budget = super().training(method)
+        if method in ON_A_SMALL_BUDGET:
+            steps = min(self.steps, PIXEL_BUDGET["steps"])
+            return replace(budget, steps=steps, batch_size=PIXEL_BUDGET["batch_size"])
+        return budget
+
+    def prepare(self) -> None:
+        """Train the encoders of other sizes: the corpus and the steps of the one that ships."""
+        from fovea.sim import corpus
+        from fovea.training import pretrain
+
+        for method in self.methods or self.method_names():
+            if method in ENCODERS and not (self.encoder_folder(method) / "tiny.json").is_file():
+                scenes = self.out / "corpus"
+                small = {"scenes": 2, "frames": 4} if self.scale == "smoke" else {}
+                corpus.run(corpus.CorpusConfig(out=scenes, workers=self.workers, **small))
+                make = pretrain.PretrainConfig.tiny if self.scale == "smoke" else pretrain.PretrainConfig
+                pretrain.run(make(corpus=scenes, output=self.encoder_folder(method), **ENCODERS[method]))
 
     def tests(self) -> list[TestSet]:
         """Official states, layouts drawn anew, and twice as many states of each unseen task."""

@@ -62,7 +62,7 @@ class FocusVLAStudyConfig(StudyConfig):
             return VLAAdapterConfig.preset("tiny", device="cpu", vlm=vlm, **ADAPTER[method])
         return FocusVLAConfig.preset("tiny", device="cpu", vlm=vlm, **FOCUS[method])
 
-    def training(self) -> TrainConfig:
+    def training(self, method: str) -> TrainConfig:
         return TrainConfig(
             steps=self.steps,
             batch_size=32,
@@ -73,7 +73,7 @@ class FocusVLAStudyConfig(StudyConfig):
 
     def checkpoints(self) -> list[int]:
         """Steps on the way whose checkpoints play: sixths of the training."""
-        every = self.training().save_every
+        every = self.training("FocusVLA").save_every
         return [every * n for n in range(1, 6)]
 
     def tests(self) -> list[TestSet]:

@@ -82,8 +82,11 @@ class StudyConfig(ABC):
         """Names of the test sets that a method plays; empty for all."""
         return ()
 
-    def training(self) -> TrainConfig:
-        """The budget, the same for every method."""
+    def prepare(self) -> None:  # noqa: B027  most studies need nothing
+        """Make what the methods need besides demonstrations; what is there stays."""
+
+    def training(self, method: str) -> TrainConfig:
+        """A method's budget: the same for all unless the study says so."""
         return TrainConfig(steps=self.steps, save_every=1000, validate_every=1000, validation_windows=128)
 
     def collections(self) -> list[CollectConfig]:
@@ -97,7 +100,7 @@ class StudyConfig(ABC):
         data = tuple(config.out for config in self.collections())
         return cells(
             [
-                Method(name, self.policy(name), self.training(), data, self.tests_of(name))
+                Method(name, self.policy(name), self.training(name), data, self.tests_of(name))
                 for name in (self.methods or self.method_names())
             ],
             self.tests(),
@@ -116,10 +119,13 @@ def run(config: StudyConfig) -> dict[str, Any]:
     from fovea.data.feature_build import build_features
     from fovea.pipelines.policies import encoder_of
 
-    collected, todo = collect_all(config.collections()), config.cells()
+    collected = collect_all(config.collections())
+    config.prepare()
+    todo = config.cells()
     encoders: dict[str, Any] = {}
     for cell in todo:
-        if (encoder := encoder_of(cell.method.policy)) is not None:
+        policy = cell.method.policy
+        if not policy.uses_pixels and (encoder := encoder_of(policy)) is not None:
             encoders.setdefault(encoder.identity, encoder)
     for encoder in encoders.values():  # before the cells, which would wait for one another
         for folder in todo[0].method.data:
