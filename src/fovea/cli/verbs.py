@@ -168,10 +168,12 @@ VERBS: dict[str, Verb] = {
         (
             "fovea bench sim",
             "fovea bench sim --suite libero_goal --task 3 --json",
+            "fovea bench ef-vla --out results/ef_vla_speed.md",
             "fovea bench graft --dataset outputs/data/libero_object",
         ),
         choices={
             "sim": ("fovea.cli.bench", "the simulator beside stock LIBERO's and LeRobot's environments"),
+            "ef-vla": ("fovea.cli.bench_ef_vla", "EF-VLA beside its published form and LeRobot's ACT"),
             "graft": (
                 "fovea.cli.bench_graft",
                 "an encoder's tokens computed once, beside encoding in every run",

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fovea.encoders.base import TAPS
 from fovea.nn.attention import merge_heads, split_heads
+from fovea.nn.onednn import linear
 
 Reader = Callable[[Any, Tensor, str], Tensor]
 
@@ -92,7 +93,7 @@ def attend(attention: nn.MultiheadAttention, x: Tensor, *, query_query: bool) ->
     """Self-attention with its output projection, (B, N, V); `query_query` compares queries with queries."""
     q, k, v = (
         split_heads(part, attention.num_heads)
-        for part in F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+        for part in linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
     )
     return attention.out_proj(merge_heads(F.scaled_dot_product_attention(q, q if query_query else k, v)))
 
@@ -125,7 +126,7 @@ def pool_alone(pool: Any, x: Tensor) -> Tensor:
         weight, joint = attention.v_proj_weight, attention.in_proj_weight
         weight = joint.chunk(3)[2] if weight is None else weight
         bias = None if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)[2]
-        return attention.out_proj(F.linear(x, weight, bias))
+        return attention.out_proj(linear(x, weight, bias))
     assert isinstance(pool, AttentionPoolLatent)
     if pool.pos_embed is not None:
         x = x + pool.pos_embed[-x.shape[1] :]

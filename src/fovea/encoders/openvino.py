@@ -5,13 +5,16 @@ The words stay with torch: a sentence is encoded once an episode. Needs the extr
 Shape letters: B batch, N patches, D joint width, S side of the picture in pixels.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
+import logging
 import os
+import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +151,8 @@ def export(encoder: Encoder, backend: str, model: Path, pictures: Tensor | None 
             "openvino-int8 is calibrated on pictures, uint8 (K, 3, H, W), and got none; some dozens of the robot's own "
             "cameras are enough"
         )
-    with _nothing_reported():
+    with _nothing_reported(), contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's tracer, about shapes that are fixed here
         import openvino
 
         size = encoder.image_size
@@ -173,8 +177,6 @@ class _PictureTower(nn.Module):
 
 def _quantise(model: Any, encoder: Encoder, pictures: Tensor | None) -> Any:
     """Weights and activations to int8, their ranges seen on the pictures (nncf, post-training)."""
-    import logging
-
     import nncf
 
     nncf.set_log_level(logging.ERROR)
@@ -190,7 +192,7 @@ def _quantise(model: Any, encoder: Encoder, pictures: Tensor | None) -> Any:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _nothing_reported() -> Iterator[None]:
     """OpenVINO's converter and nncf send usage figures to their maker unless they run in CI: here they always do."""
     before = os.environ.get("CI")
