@@ -30,9 +30,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "w/o CLIP vision": {**EARLY, "vision": "scratch"},
     "finetuned CLIP": {**EARLY, "vision": "finetune"},
 }
-ENCODERS: dict[
-    str, dict[str, int]
-] = {  # Fig. 5 with encoders of our own; the one that ships stands between them
+# Fig. 5 with encoders of our own; the one that ships stands between them
+ENCODERS: dict[str, dict[str, Any]] = {
     "EF-VLA, small encoder": {"image_depth": 2, "tower_width": 64},
     "EF-VLA, large encoder": {"image_depth": 6, "tower_width": 192},
 }
