@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = [
+    "pytest",
     "lerobot.scripts.lerobot_train",
     "lerobot.scripts.lerobot_eval",
     "lerobot.policies.factory",

@@ -162,7 +162,9 @@ class FeatureBuilder:
         """Whether all is there and nobody wrote to it since it was finished."""
         if not self.data.is_file() or _json_or_none(self.folder / "features.json") != self.about:
             return False
-        return _json_or_none(self.sealed) == _stamp(self.data)
+        if _json_or_none(self.sealed) != _stamp(self.data):
+            return False
+        return read_journal(self.folder).keys() == {episode.index for episode in self.dataset.episodes}
 
     def bytes_missing(self) -> int:
         """How much of the disk the finished file will take beyond what it takes now."""

@@ -14,6 +14,7 @@ instead of spoiling it. Building checks too where `sealed.json` does not match, 
 Shapes: F frames of the data set, n of one episode, C cameras, N patches, D width.
 """
 
+import contextlib
 import json
 import zlib
 from pathlib import Path
@@ -92,6 +93,8 @@ class FeatureCache:
 
     def _verify(self, index: int) -> None:
         if not self._sound(index):
+            with contextlib.suppress(OSError):  # of a folder that may not be written to
+                (self.folder / "sealed.json").unlink()  # else building again would take the file for whole
             raise FoveaError(
                 f"the cached patches of episode {index} in {self.folder} are damaged (their CRC differs); "
                 "`fovea cache --verify` finds all of them, and computes them anew when it is run again"
@@ -108,7 +111,7 @@ class FeatureCache:
 def read_journal(folder: Path) -> dict[int, int]:
     """CRC of each finished episode; a half-written last line counts as not written."""
     path, checksums = folder / "journal.jsonl", {}
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
             entry = json.loads(line)
             checksums[int(entry["episode"])] = int(entry["crc32"])
