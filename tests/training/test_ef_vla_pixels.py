@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from ranks_together import train_together
 from toy_training import ToyDataset
 
 from fovea.data import keys
@@ -20,10 +21,10 @@ from fovea.training.trainer import TrainConfig, train
 STEPS = 8
 
 
-def make_policy(vision):
+def make_policy(vision, **changes):
     torch.manual_seed(0)
     encoder = TinyEncoder(TinyConfig.tiny(image_size=32), ["reach"]).freeze()
-    config = EFVLAConfig.tiny(device="cpu", vision=vision, gripper_loss="l1")
+    config = EFVLAConfig.tiny(device="cpu", vision=vision, gripper_loss="l1", **changes)
     return EFVLAPolicy(config, encoder=encoder)
 
 
@@ -65,6 +66,21 @@ def test_trained_vision_resumes_to_the_same_losses(tmp_path, vision):
     assert resumed == whole
     plain = run(make_policy(vision), make_source(), tmp_path / "plain")
     assert plain != whole
+
+
+def run_noisy(folder):
+    """Every kind of noise that EF-VLA has, augmentation too."""
+    policy = make_policy(
+        "finetune", dropout=0.2, text_dropout=0.3, value_content_dropout=0.3, proprio_noise=0.1
+    )
+    return run(policy, make_source(augmentation=Augmentation()), folder)
+
+
+def test_two_processes_finetune_vision_like_one(tmp_path):
+    expected = run_noisy(tmp_path / "one")
+    assert train_together(2, run_noisy, tmp_path / "two") == [0, 0]
+    found = [(entry["step"], entry["loss"]) for entry in read_metrics(tmp_path / "two/metrics.jsonl")]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_finetuned_vision_has_its_own_rate():

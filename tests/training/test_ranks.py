@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import toy_training
+from ranks_together import free_port, train_together
 from torch import nn
 from toy_training import run
-from warm_processes import start
 
 from fovea.errors import FoveaError
 from fovea.training.checkpoint import last_checkpoint
@@ -28,35 +27,9 @@ def compared(folder):
     return [[entry.get(name, 0.0) for name in ("step", *NUMBERS)] for entry in entries]
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def train_together(ranks, folder, **options):
-    port = free_port()
-    processes = [
-        start(run_logged, rank, ranks, port, folder, folder.parent / f"{rank}.log", options)
-        for rank in range(ranks)
-    ]
-    for process in processes:
-        process.join()
-    return [process.exitcode for process in processes]
-
-
-def run_logged(rank, ranks, port, folder, log, options):
-    torch.set_num_threads(1)
-    try:
-        toy_training.run_as_rank(rank, ranks, port, folder, **options)
-    except FoveaError as error:
-        log.write_text(str(error))
-        sys.exit(2)
-
-
 def test_three_processes_then_one_go_the_way_of_one(tmp_path):
     run(tmp_path / "one")
-    assert train_together(3, tmp_path / "several", dies=True) == [-signal.SIGKILL] * 3
+    assert train_together(3, toy_training.run_and_die, tmp_path / "several") == [-signal.SIGKILL] * 3
     assert last_checkpoint(tmp_path / "several").name == "000020"
     assert run(tmp_path / "several").resumed_from == 20
     expected = compared(tmp_path / "one")
@@ -95,9 +68,8 @@ def test_launched_by_accelerate(tmp_path):
 
 
 def test_nan_that_one_process_meets_stops_all_and_is_named(tmp_path):
-    options = {"source": toy_training.poisoned_source}
-    assert train_together(2, tmp_path / "run", **options) == [2, 2]
-    messages = [(tmp_path / f"{rank}.log").read_text() for rank in range(2)]
+    assert train_together(2, toy_training.run_poisoned, tmp_path / "run") == [2, 2]
+    messages = [(tmp_path / f"run-{rank}.log").read_text() for rank in range(2)]
     assert messages[0] == messages[1]
     assert "episode 1, frames" in messages[0]
     assert "episode 0" not in messages[0]

@@ -203,20 +203,11 @@ def run_and_die(folder):
     run(folder, source=toy_source(source_class=DyingSource))
 
 
-def run_as_rank(rank, ranks, port, folder, dies=False, **changes):
-    """Train as one of several processes, as a launcher starts them."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    os.environ.update(zip(names, map(str, (rank, rank, ranks, ranks)), strict=True))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    source = changes.pop("source", toy_source)(source_class=DyingSource if dies else WindowSource)
-    run(folder, source=source, **changes)
-
-
-def poisoned_source(source_class=WindowSource):
-    """One state of episode 1 is NaN."""
-    source = toy_source(source_class=source_class)
+def run_poisoned(folder):
+    """Train on data of which one state of episode 1 is NaN."""
+    source = toy_source()
     source.dataset.state[source.dataset.episodes[1].start + 7] = np.nan
-    return source
+    run(folder, source=source)
 
 
 if __name__ == "__main__":
