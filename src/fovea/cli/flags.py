@@ -91,7 +91,7 @@ def _tidy(
                 value, position = following, position + 1
                 while is_list(hint) and position < len(args) and not args[position].startswith(("--", "[")):
                     value, position = f"{value},{args[position]}", position + 1
-            elif hint is bool:
+            elif is_bool(hint):
                 value = "true"
             else:
                 raise FoveaError(f"{program}: {flag} needs a value, as in `{flag} {_example(hint)}`")
@@ -107,11 +107,17 @@ def _spelling(flag: str, flags: set[str]) -> str:
 
 
 def _value(value: str, hint: Any) -> str:
-    if hint is bool and value.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0"):
+    if is_bool(hint) and value.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0"):
         return "true" if value.lower() in ("true", "yes", "on", "1") else "false"
     if is_list(hint) and value and not value.startswith("[") and value not in ("null", "None"):
         return f"[{value}]"
     return value
+
+
+def is_bool(hint: Any) -> bool:
+    """Whether a flag of this type is a switch: a bool, or one that may be left open."""
+    members = typing.get_args(hint) if typing.get_origin(hint) is types.UnionType else (hint,)
+    return bool in members
 
 
 def is_list(hint: Any) -> bool:
