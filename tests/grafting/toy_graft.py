@@ -21,7 +21,9 @@ LARGER = SmolVLASizes(32, 8, 16, 2, 2, 1, 48, 2, 2, 1, 64, head_dim=16, chunk=4,
 SENTENCES = ("pick up number 0", "pick up number 1")
 
 
-def make_suite(root: Path, *, episodes: int = 6, steps: int = 7, size: int = 32, first: int = 0) -> Path:
+def make_suite(
+    root: Path, *, episodes: int = 6, steps: int = 7, size: int = 32, first: int = 0, marked: bool = True
+) -> Path:
     """Episodes in which a bright square says what to do: its column is the first number of the action."""
     staging = root.with_name(f"{root.name}-staging")
     for number in range(first, first + episodes):
@@ -41,7 +43,7 @@ def make_suite(root: Path, *, episodes: int = 6, steps: int = 7, size: int = 32,
             header={
                 "start": {"suite": root.name, "task_id": number % 2, "init_state": 0},
                 "task": SENTENCES[number % 2],
-                "split": "val" if number % 3 == 2 else "train",
+                "split": "val" if marked and number % 3 == 2 else "train",
             },
         )
     return assemble(staging, root, {"render": {"image_size": size}}, progress=False)

@@ -21,6 +21,7 @@ from fovea.grafting.backbones import Backbone, Inputs
 from fovea.grafting.settings import Recipe
 from fovea.training.schedule import learning_rate
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
 BETA, TIME_SCALE, TIME_OFFSET = 1.5, 0.999, 0.001  # of t ~ Beta(1.5, 1), as SmolVLA and pi0.5 draw it
 
 
@@ -137,13 +138,17 @@ def _restore(
         return []
     try:
         with safe_open(path, framework="pt") as file, torch.no_grad():
+            kept = set(file.keys())
             for name, parameter in parameters.items():
                 parameter.copy_(file.get_tensor(f"value.{name}"))
-                moments = {m: file.get_tensor(f"{m}.{name}") for m in ("step", "exp_avg", "exp_avg_sq")}
-                moments["exp_avg"], moments["exp_avg_sq"] = (
-                    moments[m].to(parameter.device) for m in ("exp_avg", "exp_avg_sq")
-                )
-                optimizer.state[parameter] = moments
+                moments = [
+                    moment for moment in MOMENTS if f"{moment}.{name}" in kept
+                ]  # none without a gradient
+                for moment in moments:
+                    value = file.get_tensor(f"{moment}.{name}")
+                    optimizer.state[parameter][moment] = (
+                        value if moment == "step" else value.to(parameter.device)
+                    )
             return json.loads(file.metadata()["losses"])
     except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
         raise FoveaError(

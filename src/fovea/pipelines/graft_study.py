@@ -23,8 +23,8 @@ SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
         "backbones": ["smolvla-small", "smolvla-base"],
         "encoders": ["tiny", "random/tiny"],
-        "tasks": [0, 1],
-        "demonstrations": 5,
+        "tasks": [0],
+        "demonstrations": 4,
         "backbone_steps": [6, 4],
         "episodes": 1,
         "seeds": 2,
@@ -145,7 +145,7 @@ class GraftStudyConfig:
             tasks=self.tasks or [],
             episodes=self.demonstrations or 1,
             init_states=[0, EVALUATION_STATES - 1],
-            val_share=0.2,
+            val_share=0.2 if (self.demonstrations or 1) >= 10 else 0.5,
             workers=self.workers,
             seed=self.seed,
         )
