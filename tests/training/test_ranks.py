@@ -10,6 +10,7 @@ import pytest
 import torch
 import toy_training
 from ranks_together import free_port, train_together
+from safetensors.torch import load_file
 from torch import nn
 from toy_training import run
 
@@ -19,6 +20,7 @@ from fovea.training.metrics import read_metrics
 from fovea.training.ranks import WholeBatchDraws
 
 TOLERANCE = 1e-5  # relative, over 40 steps: sums of float32 in another order
+STATE = "checkpoints/last/training_state/state.safetensors"
 NUMBERS = ("loss", "l1", "gradient_norm", "validation_loss")
 
 
@@ -37,6 +39,13 @@ def test_three_processes_then_one_go_the_way_of_one(tmp_path):
     torch.testing.assert_close(
         torch.tensor(compared(tmp_path / "several")), torch.tensor(expected), rtol=TOLERANCE, atol=1e-7
     )
+    one, several = (load_file(tmp_path / name / STATE) for name in ("one", "several"))
+    assert one.keys() == several.keys()
+    assert not any(
+        name.startswith("optimizer") and "tower" in name for name in one
+    )  # it saw nothing, learned nothing
+    for name, value in one.items():
+        torch.testing.assert_close(several[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_launched_by_accelerate(tmp_path):

@@ -44,9 +44,9 @@ class Ranks:
     """
 
     def __init__(self, *, cpu: bool) -> None:
-        # parameters that a loss does not reach (the unread end of an encoder) have no gradient, as in one process
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(cpu=cpu, kwargs_handlers=[unused])
+        # parameters that no loss reaches (the unread end of an encoder) are found once, in the first step
+        same_graph = DistributedDataParallelKwargs(static_graph=True)
+        self.accelerator = Accelerator(cpu=cpu, kwargs_handlers=[same_graph])
         self.main, self.count = self.accelerator.is_main_process, self.accelerator.num_processes
         self._index = self.accelerator.process_index
         if self.count == 1 and _launched_in_vain():
