@@ -5,6 +5,7 @@ policy that has `CheckedWeights` among its bases, before LeRobot's, refuses that
 too.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,17 @@ class CheckedWeights:
     def _get_default_peft_targets(self) -> dict[str, Any]:
         """LeRobot's `--peft.method_type=LORA` without `--peft.target_modules`: an adapter on every linear layer."""
         return {"target_modules": "all-linear", "modules_to_save": []}
+
+
+def check_finite(config: Any) -> None:
+    """Refuse NaN and infinity in a configuration's fields, which comparisons let through.
+
+    Raises:
+        FoveaError: names the field.
+    """
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise FoveaError(f"expected {name} to be finite, got {value}")
 
 
 def check_weights(model: nn.Module, file: Path) -> None:

@@ -4,6 +4,8 @@ Shape letters: B batch, T time, C cameras, N patches, M words, D joint width, P 
 H horizon, A action.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +26,15 @@ class StepState:
 
     window: list[Tensor] = field(default_factory=list)
     cache: KeyValueCache | None = field(default_factory=KeyValueCache)
+
+
+@contextmanager
+def _naming(fields: str) -> Iterator[None]:
+    """What a part of the model refuses inside is said with the configuration's fields that decide it."""
+    try:
+        yield
+    except FoveaError as error:
+        raise FoveaError(f"{error} (in the configuration: {fields})") from error
 
 
 class EFVLAModel(nn.Module):
@@ -57,10 +68,12 @@ class EFVLAModel(nn.Module):
             content_dropout=config.value_content_dropout,
         )
         per_camera = config.vision_width // cameras
-        self.vision_pooling = nn.ModuleList(
-            self._pooling(self.fusion.out_width, per_camera) for _ in range(cameras)
-        )
-        self.text_pooling = self._pooling(width, config.text_width) if config.use_text_pooling else None
+        with _naming("vision_width (shared by all cameras), readouts or pooling_heads"):
+            self.vision_pooling = nn.ModuleList(
+                self._pooling(self.fusion.out_width, per_camera) for _ in range(cameras)
+            )
+        with _naming("text_width, readouts or pooling_heads"):
+            self.text_pooling = self._pooling(width, config.text_width) if config.use_text_pooling else None
         self.proprio = None
         if config.use_proprio:
             hidden = config.proprio_hidden

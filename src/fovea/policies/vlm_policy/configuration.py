@@ -10,6 +10,7 @@ from fovea.errors import FoveaError
 from fovea.fusion.focus import SCOPES, Scope
 from fovea.fusion.rotary import ROTARIES, RotaryKind
 from fovea.nn.gates import GATES, GateKind
+from fovea.policies.checked import check_finite
 from fovea.policies.ef_vla.configuration_ef_vla import (
     ACTION,
     LIBERO_CAMERAS,
@@ -120,6 +121,7 @@ class VLMPolicyConfig(PreTrainedConfig):
                 "STATE": NormalizationMode.QUANTILES,
                 "ACTION": NormalizationMode.QUANTILES,
             }
+        check_finite(self)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise FoveaError(f"expected {name} among {', '.join(allowed)}, got {getattr(self, name)!r}")
