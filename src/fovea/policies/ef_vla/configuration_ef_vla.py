@@ -8,6 +8,7 @@ from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTr
 from lerobot.optim import AdamWConfig, CosineDecayWithWarmupSchedulerConfig
 
 from fovea.errors import FoveaError
+from fovea.policies.checked import check_finite
 
 _POSITIVE = (
     *("n_obs_steps", "chunk_size", "n_action_steps"),
@@ -187,6 +188,7 @@ class EFVLAConfig(PreTrainedConfig):
             self.set_scratch_grid(self.image_size)
 
     def _check_numbers(self) -> None:
+        check_finite(self)
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise FoveaError(f"expected {name} > 0, got {getattr(self, name)}")
