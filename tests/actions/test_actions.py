@@ -62,6 +62,24 @@ def test_rotations_are_averaged_on_so3():
     assert not torch.allclose(tilted, mean, atol=1e-3)
 
 
+def test_means_of_opposite_rotations_are_rotations():
+    """Half a turn apart, every axis is as good: the mean must be some rotation, not a matrix of zeros."""
+    for axis in torch.eye(3):
+        turns = axis_angle_to_matrix(torch.stack([torch.zeros(3), axis * math.pi]))
+        mean = average_rotations(turns, torch.ones(2))
+        assert torch.allclose(mean @ mean.T, torch.eye(3), atol=1e-5)
+        assert torch.allclose(torch.det(mean), torch.tensor(1.0), atol=1e-5)
+
+
+def test_the_mean_is_that_of_quaternions_whatever_their_signs():
+    turns = Rotation.random(5, random_state=3)
+    near = Rotation.from_rotvec(0.4 * turns.as_rotvec())
+    weights = torch.tensor([0.1, 0.3, 0.2, 0.25, 0.15])
+    expected = near.mean(weights.numpy()).as_matrix()  # scipy: of quaternions, q and -q being the same
+    mean = average_rotations(torch.from_numpy(near.as_matrix()).float(), weights)
+    assert torch.allclose(mean, torch.from_numpy(expected).float(), atol=1e-5)
+
+
 @pytest.mark.parametrize(("weighting", "sign"), [("newest", 1.0), ("oldest", -1.0)])
 def test_ensembles_weigh_chunks_by_age(weighting, sign):
     ensemble = ChunkEnsemble(weighting, 0.3)
@@ -72,6 +90,15 @@ def test_ensembles_weigh_chunks_by_age(weighting, sign):
         votes = torch.stack([chunks[k][now - k] for k in covering])
         weights = torch.exp(sign * 0.3 * torch.arange(len(covering)))
         assert torch.allclose(action, (weights @ votes) / weights.sum(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("weighting", "c"), [("newest", 0.05), ("oldest", -0.01)])
+def test_conventions_have_their_own_coefficients(weighting, c):
+    ensemble = ChunkEnsemble(weighting)
+    chunks = torch.randn(2, 2, 3)
+    ensemble.push(chunks[0])
+    weights = torch.softmax(c * torch.arange(2.0), 0)
+    assert torch.allclose(ensemble.push(chunks[1]), weights @ torch.stack([chunks[0][1], chunks[1][0]]))
 
 
 def test_ensembles_of_poses_stay_rotations():

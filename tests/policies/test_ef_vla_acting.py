@@ -135,6 +135,76 @@ def test_ensembling_averages_the_chunks_that_cover_a_step(make_policy):
     assert torch.allclose(actions[last, 0], (weights @ votes) / weights.sum(), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"temporal_ensemble": "newest"}, {"temporal_ensemble": "oldest"}], ids=str
+)
+def test_environments_of_a_batch_are_reset_alone(make_policy, changes):
+    """`select_action` for three environments whose episodes end at different times, as for each alone."""
+    policy = make_policy(gripper_loss="l1", **changes).eval()
+    ends = {1: 2, 0: 4}  # environment -> step before which its second episode begins
+    alone = []
+    for environment in range(3):
+        policy.reset()
+        taken = []
+        for step in range(STEPS):
+            if ends.get(environment) == step:
+                policy.reset()
+            taken.append(policy.select_action(pick(frames(3, seed=step), [environment]))[0])
+        alone.append(torch.stack(taken))
+    policy.reset()
+    for step in range(STEPS):
+        for environment, end in ends.items():
+            if end == step:
+                policy.reset([environment])
+        actions = policy.select_action(frames(3, seed=step))
+        for environment in range(3):
+            assert torch.allclose(actions[environment], alone[environment][step], atol=1e-5)
+    with pytest.raises(FoveaError, match="among the 3 of the batch, got 3"):
+        policy.reset([3])
+    with pytest.raises(FoveaError, match=r"call reset\(\) when episodes begin"):
+        policy.select_action(frames(2))
+
+
+@pytest.mark.parametrize("weighting", ["newest", "oldest"])
+def test_receding_horizon_and_ensembling_together(make_policy, weighting):
+    """Chunks are cut to n; one is predicted at every step; at most n of them vote, weighted by age."""
+    policy = make_policy(gripper_loss="l1", temporal_ensemble=weighting, n_action_steps=2).eval()
+    seen, actions = rollout(policy)
+    policy.reset()
+    chunks = [policy.predict_action_chunk(frame)[0] for frame in seen]
+    assert torch.allclose(actions[0, 0], chunks[0][0], atol=1e-6)
+    c = {"newest": 0.05, "oldest": -0.01}[weighting]  # the conventions' own coefficients
+    weights = torch.exp(c * torch.arange(2.0))
+    for step in range(1, STEPS):
+        votes = torch.stack([chunks[step - 1][1], chunks[step][0]])
+        assert torch.allclose(actions[step, 0], (weights @ votes) / weights.sum(), atol=1e-5)
+
+
+def test_ensembles_of_poses_average_what_each_chunk_meant_when_it_was_predicted(make_policy):
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    from fovea.actions import absolute_chunk
+    from fovea.actions.se3 import average_rotations, rows_to_matrix
+    from fovea.policies.ef_vla.features_ef_vla import proprio_from_axis_angle
+
+    outputs = {"action": PolicyFeature(type=FeatureType.ACTION, shape=(10,))}
+    changes = {"temporal_ensemble": "newest", "n_action_steps": 2, "output_features": outputs}
+    policy = make_policy(action_space="se3_relative", gripper_loss="l1", **changes).eval()
+    seen, actions = rollout(policy, steps=3)
+    states, decoded = [policy.new_episode()], []
+    with torch.no_grad():
+        for frame in seen:
+            policy._observe(states, frame)
+            raw = policy.model.predict(torch.stack(states[0].tokens)[None])[:, -1]
+            decoded.append(absolute_chunk(proprio_from_axis_angle(frame["observation.state"]), raw)[0])
+    votes = torch.stack([decoded[1][1], decoded[2][0]])
+    weights = torch.softmax(0.05 * torch.arange(2.0), 0)
+    assert torch.allclose(actions[2, 0, :3], weights @ votes[:, :3], atol=1e-5)
+    expected = average_rotations(rows_to_matrix(votes[:, 3:9]), weights)
+    assert torch.allclose(rows_to_matrix(actions[2, 0, 3:9]), expected, atol=1e-5)
+    assert torch.allclose(torch.det(expected), torch.tensor(1.0))
+
+
 def test_relative_poses_are_decoded_with_the_pose_at_prediction_time(make_policy):
     from lerobot.configs import FeatureType, PolicyFeature
 

@@ -192,8 +192,22 @@ def test_attention_maps_are_distributions_over_the_grid(make_policy):
         (EFVLAConfig.preset("b32"), 13_885_590),
         (EFVLAConfig.preset("b16"), 13_885_590),
         (EFVLAConfig.preset("l14"), 14_049_430),
+        (EFVLAConfig.preset("ef_vla_l14"), 14_049_430),
+        (EFVLAConfig(encoder="ViT-L-14/openai", encoder_width=768, encoder_grid=(16, 16)), 14_049_430),
+        (EFVLAConfig(encoder="ViT-B-16-SigLIP/webli", encoder_width=768, encoder_grid=(14, 14)), 14_049_430),
     ],
-    ids=["otter", "table 5 x1", "table 5 x4", "tiny", "b32", "b16", "l14"],
+    ids=[
+        "otter",
+        "table 5 x1",
+        "table 5 x4",
+        "tiny",
+        "b32",
+        "b16",
+        "l14",
+        "ef_vla_l14",
+        "by encoder",
+        "siglip",
+    ],
 )
 def test_presets_have_the_sizes_of_the_paper(config, expected):
     with torch.device("meta"):
@@ -201,9 +215,29 @@ def test_presets_have_the_sizes_of_the_paper(config, expected):
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
 
 
+def test_table_5_is_the_default_for_a_clip():
+    config = EFVLAConfig(encoder="ViT-L-14/openai")
+    assert (config.dim_model, config.n_layers, config.n_heads) == (512, 4, 8)
+    assert (config.n_obs_steps, config.chunk_size, config.n_action_steps) == (12, 12, 8)
+    assert (config.readouts, config.pooling_heads, config.pooling_blocks) == (4, 8, 2)
+    assert (config.text_width, config.vision_width, config.proprio_width) == (128, 512, 64)
+    assert (config.temperature, config.max_scale, config.vision) == (0.07, 100.0, "frozen")
+    assert EFVLAConfig().dim_model == 256  # our own encoder
+    assert EFVLAConfig(dim_model=384).dim_model == 384
+    for name in ("b32", "b16", "l14", "tiny"):
+        assert EFVLAConfig.preset(f"ef_vla_{name}") == EFVLAConfig.preset(name)
+    other = EFVLAConfig.preset("b32", encoder="ViT-B-16-SigLIP/webli")
+    assert (other.encoder_width, other.encoder_grid, other.dim_model) == (None, None, 512)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"vision": "thawed"}, "vision among frozen, finetune, scratch"),
+        ({"pool_true_text": True}, "word_positions with pool_true_text"),
+        ({"max_scale": 0.0}, "max_scale > 0"),
+        ({"temporal_ensemble_coeff": -0.1}, "temporal_ensemble_coeff >= 0"),
+        ({"scratch_heads": 5}, "divide scratch_width"),
         ({"fusion": "middle"}, "fusion among early, late"),
         ({"n_action_steps": 99}, "n_action_steps <= chunk_size"),
         ({"n_heads": 3}, "divide dim_model"),

@@ -4,11 +4,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
+from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig, CosineDecayWithWarmupSchedulerConfig
 
 from fovea.errors import FoveaError
 from fovea.policies.checked import check_finite
+from fovea.policies.ef_vla.presets_ef_vla import (
+    ACTION,
+    LIBERO_CAMERAS,
+    PRESETS,
+    STATE,
+    libero_inputs,
+    libero_outputs,
+)
 
 _POSITIVE = (
     *("n_obs_steps", "chunk_size", "n_action_steps"),
@@ -20,8 +28,6 @@ _POSITIVE = (
 )
 PAPER_WIDTH, OUR_WIDTH = 512, 256  # of the transformer over time: Table 5, and with the encoder that ships
 PAPER_TEMPERATURE = 0.07
-LIBERO_CAMERAS = ("observation.images.image", "observation.images.image2")
-STATE, ACTION = "observation.state", "action"
 
 
 @PreTrainedConfig.register_subclass("ef_vla")
@@ -249,7 +255,8 @@ class EFVLAConfig(PreTrainedConfig):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "EFVLAConfig":
-        """Build a preset for LIBERO's two cameras: tiny, b32, b16, l14 (Table 5), otter (the released code).
+        """Build a preset for LIBERO's two cameras: tiny, b32, b16, l14 (Table 5), clip (Table 5 with any CLIP, whose
+        sizes are read from it), otter (the released code).
 
         Each but the last is also known as `ef_vla_<name>`.
 
@@ -259,9 +266,8 @@ class EFVLAConfig(PreTrainedConfig):
         if name not in PRESETS:
             raise FoveaError(f"expected a preset among {', '.join(PRESETS)}, got {name!r}")
         sizes = dict(PRESETS[name])
-        if changes.get("encoder", sizes["encoder"]) != sizes["encoder"]:  # another's sizes are its own
-            for size in ("encoder_width", "encoder_grid", "image_size"):
-                sizes.pop(size, None)
+        if changes.get("encoder", sizes["encoder"]) != sizes["encoder"]:
+            sizes |= dict.fromkeys(("encoder_width", "encoder_grid", "image_size"))  # another's are its own
         features = {"input_features": libero_inputs(), "output_features": libero_outputs()}
         return cls(**{**features, **sizes, **changes})
 
@@ -369,43 +375,13 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def libero_inputs(size: int = 128) -> dict[str, PolicyFeature]:
-    """LeRobot's LIBERO inputs: two cameras and an 8-number state."""
-    cameras = {key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, size, size)) for key in LIBERO_CAMERAS}
-    return {**cameras, STATE: PolicyFeature(type=FeatureType.STATE, shape=(8,))}
-
-
-def libero_outputs() -> dict[str, PolicyFeature]:
-    """LIBERO's 7-number action."""
-    return {ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(7,))}
-
-
-# the sizes of the encoders are known, so that a policy can be built from cached features without their weights
-PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"encoder": "tiny"},
-    "b32": {"encoder": "ViT-B-32/openai", "encoder_width": 512, "encoder_grid": (7, 7), "image_size": 224},
-    "b16": {"encoder": "ViT-B-16/openai", "encoder_width": 512, "encoder_grid": (14, 14), "image_size": 224},
-    "l14": {"encoder": "ViT-L-14/openai", "encoder_width": 768, "encoder_grid": (16, 16), "image_size": 224},
-}
-PRESETS |= {f"ef_vla_{name}": preset for name, preset in PRESETS.items()}
-PRESETS["otter"] = {
-    **PRESETS["l14"],
-    "max_scale": None,
-    "word_positions": 15,
-    "value_positions": "sincos1d",
-    "pooling_style": "otter",
-    "dim_model": 768,
-    "n_layers": 8,
-    "mlp_ratio": 1.0,
-    "time_positions": "rotary",
-    "final_norm": False,
-    "proprio_noise": 0.01,
-    "state_layout": "as_is",
-    "action_space": "se3_relative",
-    "gripper_loss": "l1",
-    "input_features": {
-        **{key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, 224, 224)) for key in LIBERO_CAMERAS},
-        STATE: PolicyFeature(type=FeatureType.STATE, shape=(10,)),
-    },
-    "output_features": {ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(10,))},
-}
+__all__ = [
+    "ACTION",
+    "LIBERO_CAMERAS",
+    "PRESETS",
+    "STATE",
+    "EFVLAConfig",
+    "best_device",
+    "libero_inputs",
+    "libero_outputs",
+]
