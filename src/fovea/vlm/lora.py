@@ -27,7 +27,7 @@ def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float = 0.0) -> i
     Returns:
         The number of adapted layers.
     """
-    names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     model.requires_grad_(False)
     config = LoraConfig(
         r=rank,

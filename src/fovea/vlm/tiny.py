@@ -16,6 +16,7 @@ from fovea.encoders import Encoder, VisionEncoder, create_vision_encoder
 from fovea.encoders.words import WordTokenizer
 from fovea.errors import FoveaError
 from fovea.nn.attention import merge_heads, mlp, split_heads
+from fovea.nn.onednn import use_onednn
 from fovea.nn.positions import sincos_2d
 from fovea.tokens import Tokens
 from fovea.vlm.base import VLM, query_parameter
@@ -58,6 +59,7 @@ class TinyVLM(VLM):
             _Block(width, config.heads, config.hidden, config.dropout) for _ in range(config.layers)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(config.layers))
+        use_onednn(self)
 
     @property
     def vision(self) -> VisionEncoder:
