@@ -11,6 +11,7 @@ from fovea.cli import main
 from fovea.encoders.tiny import TinyConfig, TinyEncoder
 from fovea.errors import FoveaError
 from fovea.lens.attention import Gaze, LayerMaps, mean_interval, shares, summarise
+from fovea.lens.word_maps import PolicyMaps
 from fovea.nn import CrossAttention
 from fovea.nn.attention import merge_heads, split_heads
 from fovea.pipelines import attend
@@ -59,7 +60,10 @@ def batch_of(observations):
 
 def gaze(policy, name="toy"):
     return Gaze(
-        SimpleNamespace(policy=policy, identity=name, image_size=32, title=name, batch=batch_of), name
+        SimpleNamespace(
+            policy=policy, identity=name, image_size=32, title=name, batch=batch_of, preprocessor=None
+        ),
+        name,
     )
 
 
@@ -104,6 +108,43 @@ def test_readouts_look_with_weights_that_sum_to_one(fusion):
     torch.testing.assert_close(found.weights.sum(-1), torch.ones(2, 2, 1, 2, 2, 4))
     inputs = policy._inputs(batch, time=False)
     torch.testing.assert_close(policy.model.tokens(*inputs, []), policy.model.tokens(*inputs))
+
+
+def word_maps(policy):
+    maps = policy.config.fusion == "early"
+    actor = SimpleNamespace(
+        policy=policy,
+        identity="toy",
+        image_size=32,
+        title="toy",
+        batch=batch_of,
+        preprocessor=None,
+        has_maps=maps,
+    )
+    return PolicyMaps(actor, "toy")
+
+
+def test_word_maps_of_a_policy_are_sharpened_by_what_it_learned():
+    policy = ef_vla()
+    with torch.no_grad():
+        policy.model.fusion.log_scale.copy_(torch.tensor([20.0, 5.0]).log())
+    maps = word_maps(policy)
+    assert maps.temperatures == pytest.approx({"agentview": 0.05, "wrist": 0.2})
+    batch = frame()
+    looked = maps.look(observation_of(batch))
+    words = policy.encoder.encode_text([TASK]).values[0, : len(TASK.split())]
+    for name, key, scale in (("agentview", "image", 20), ("wrist", "image2", 5)):
+        patches = policy.encoder.encode_image(batch[f"observation.images.{key}"]).values[0]
+        expected = (words @ patches.T * scale).softmax(-1).unflatten(-1, (4, 4))
+        np.testing.assert_allclose(looked[name], expected.numpy(), rtol=1e-3, atol=1e-6)
+
+
+def test_words_that_a_policy_does_not_see_have_no_map():
+    looked = word_maps(ef_vla(word_positions=4)).look(observation_of(frame()))
+    assert np.isfinite(looked["wrist"][:4]).all()
+    assert np.isnan(looked["wrist"][4:]).all()
+    with pytest.raises(FoveaError, match="fovea attend"):
+        word_maps(ef_vla(fusion="late"))
 
 
 def test_early_fusion_chains_readouts_to_words_and_words_to_patches():

@@ -21,7 +21,7 @@ from fovea.errors import FoveaError
 from fovea.evaluation.actor import Actor, Observation
 from fovea.lens.grounding import patch_cover
 from fovea.lens.moments import Moment
-from fovea.lens.word_maps import CAMERA_NAMES
+from fovea.lens.word_maps import camera_names
 from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
 from fovea.policies.vlm_policy.policy import VLMPolicy
 
@@ -66,7 +66,7 @@ class Gaze:
                 f"expected a checkpoint of ef_vla, vla_adapter or focus_vla, got {policy.config.type} in {name}: its "
                 "attention is not known"
             )
-        self.actor, self.name = actor, name
+        self.actor, self.name, self._names = actor, name, camera_names(actor)
         self.identity, self.image_size, self.title = actor.identity, actor.image_size, actor.title
         self.kind = "pooling" if isinstance(policy, EFVLAPolicy) else str(policy.config.attention)
 
@@ -82,7 +82,7 @@ class Gaze:
         else:
             found = policy.attention(batch)
             weights = found.weights[:, 0].flatten(1, 2).unflatten(-1, (len(found.cameras), -1))
-        cameras = tuple(CAMERA_NAMES[key] for key in found.cameras)
+        cameras = tuple(self._names[key] for key in found.cameras)
         return LayerMaps(*_mean(weights, found.grid), cameras)
 
 

@@ -25,8 +25,8 @@ from fovea.lens.nouns import ROLES, Noun
 from fovea.lens.word_maps import Maps, noun_map
 
 ON_OBJECT = 0.25
-VISIBLE = 1 / 256
-"""Share of the picture that an object must fill to be asked for: a patch of a 16 x 16 grid. Less is hardly visible."""
+VISIBLE = 1 / 1024
+"""Share of the picture that an object must fill to be asked for: 16 pixels of 128 x 128. Less is hardly visible."""
 
 Question = dict[str, Any]
 Cell = dict[str, Any]

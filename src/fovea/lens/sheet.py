@@ -76,7 +76,7 @@ def sheet(title: str, columns: Sequence[str], rows: Sequence[Sequence[Tile]], si
     Args:
         title: above everything.
         columns: headings; long ones are cut.
-        rows: tiles, as many a row as there are columns.
+        rows: tiles, at most as many a row as there are columns.
         side: S.
     """
     gap, line = max(4, side // 32), max(13, side // 10)
@@ -133,10 +133,12 @@ def grounding_sheet(moment: Moment, looks: Sequence[tuple[str, Maps]], side: int
 def attention_sheet(
     moment: Moment, looks: Sequence[tuple[str, LayerMaps]], layers: int = 4, side: int = 176
 ) -> Image.Image:
-    """Two rows for every policy, one a camera: some layers and the mean of all (FocusVLA, Fig. 2 and 8a).
+    """Two rows for every policy, one a camera: the mean of all layers, and some of them (FocusVLA, Fig. 2 and 8a).
+
+    Captions say how much of the attention to this camera lies on the task's objects, which are outlined.
 
     Args:
-        moment: the scene; the objects of the task are outlined.
+        moment: the scene.
         looks: heading and maps of each policy.
         layers: how many layers are shown, from the first to the last.
         side: S of each tile.
@@ -147,16 +149,17 @@ def attention_sheet(
         chosen = np.unique(np.linspace(0, count - 1, min(layers, count)).round().astype(int))
         pictured = [("mean", maps.weights.mean(0)), *((f"layer {i + 1}", maps.weights[i]) for i in chosen)]
         for index, camera in enumerate(maps.cameras):
-            picture = moment.picture(camera)
-            mask = goal_masks(moment, camera)["objects"]
-            plain = outlined(enlarge(picture, side), mask)
-            row = [Tile(plain, f"{heading}: {camera}")]
+            picture, mask = moment.picture(camera), goal_masks(moment, camera)["objects"]
+            row = [Tile(outlined(enlarge(picture, side), mask), f"{heading}: {camera}")]
             for name, weights in pictured:
-                on = (weights[index] * patch_cover(mask, weights.shape[1:])).sum() / max(weights.sum(), 1e-12)
+                on = (weights[index] * patch_cover(mask, weights.shape[1:])).sum()
+                share = on / max(weights[index].sum(), 1e-12)
                 lit = lit_tile(picture, weights[index], mask, side, box=False)
-                row.append(Tile(lit, f"{name}: {on:.1%} on objects"))
-            rows.append([*row, *[Tile(None)] * (layers + 2 - len(row))])
-    return sheet(moment.instruction, ["scene", "all layers", *["some layers"] * layers], rows, side)
+                row.append(Tile(lit, f"{name}: {share:.0%} on objects"))
+            rows.append(row)
+    width = max(map(len, rows))
+    columns = ["scene", "mean of all layers", *["layer by layer", *[""] * width][: width - 2]]
+    return sheet(moment.instruction, columns, rows, side)
 
 
 def save_png(image: Image.Image, path: Path) -> Path:

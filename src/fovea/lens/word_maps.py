@@ -102,13 +102,13 @@ class PolicyMaps:
         self.actor, self.name = actor, name
         self.identity, self.image_size = actor.identity, actor.image_size
         self.tap = str(actor.policy.encoder.tap)
-        self._spans = _SpanMemory(actor.policy.encoder)
+        self._spans, self._names = _SpanMemory(actor.policy.encoder), camera_names(actor)
 
     @property
     def temperatures(self) -> dict[str, float]:
         policy = self.actor.policy
         scales = policy.model.fusion.scale.detach().flatten().tolist()
-        return {CAMERA_NAMES[key]: 1 / s for key, s in zip(policy.config.camera_keys, scales, strict=True)}
+        return {self._names[key]: 1 / s for key, s in zip(policy.config.camera_keys, scales, strict=True)}
 
     @torch.no_grad()
     def look(self, observation: Observation) -> Maps:
@@ -116,7 +116,15 @@ class PolicyMaps:
         maps = where.weights[0, 0].float().cpu().numpy()  # (C, M, gh, gw) over token positions
         seen = where.mask[0].cpu().numpy()
         spans = [[i for i in run if i < len(seen) and seen[i]] for run in self._spans(observation[keys.TASK])]
-        return {CAMERA_NAMES[key]: _by_word(maps[i], spans) for i, key in enumerate(where.cameras)}
+        return {self._names[key]: _by_word(maps[i], spans) for i, key in enumerate(where.cameras)}
+
+
+def camera_names(actor: Actor) -> dict[str, str]:
+    """What the cameras are called here, by the keys that a policy knows them under (its preprocessor may rename)."""
+    renamed: dict[str, str] = {}
+    for step in getattr(actor.preprocessor, "steps", ()):
+        renamed |= getattr(step, "rename_map", {})
+    return {renamed.get(key, key): name for key, name in CAMERA_NAMES.items()}
 
 
 def encoder_maps(name: str, tap: str | None) -> EncoderMaps:

@@ -153,7 +153,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _share(value: dict[str, Any]) -> str:
-    if value["interval"] is None:
+    low, high = value["interval"] or (0.0, 0.0)
+    if low == high:  # of one scene, or the same everywhere
         return f"{value['mean']:.1%}"
-    low, high = value["interval"]
     return f"{value['mean']:.1%} ({low:.1%} to {high:.1%})"
