@@ -16,8 +16,8 @@ from toy_training import run
 
 from fovea.errors import FoveaError
 from fovea.training.checkpoint import last_checkpoint
+from fovea.training.draws import WholeBatchDraws
 from fovea.training.metrics import read_metrics
-from fovea.training.ranks import WholeBatchDraws
 
 TOLERANCE = 1e-5  # relative, over 40 steps: sums of float32 in another order
 STATE = "checkpoints/last/training_state/state.safetensors"

@@ -70,7 +70,10 @@ VERBS: dict[str, Verb] = {
         "Data",
         "compute the frozen encoder's features of a dataset, once",
         "fovea.cli.cache",
-        ("fovea cache --dataset outputs/data/libero_object",),
+        (
+            "fovea cache --dataset outputs/data/libero_object",
+            "fovea cache --dataset outputs/data/libero_object --variants 4 --dry_run",
+        ),
     ),
     "compile": Verb(
         "Data",

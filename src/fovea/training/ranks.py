@@ -8,7 +8,6 @@ Shapes: B rows of the whole batch, b rows of this process (b of several processe
 """
 
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,22 +15,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from rich.console import Console
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from fovea.training.draws import WholeBatchDraws
 
 
 def is_main_process() -> bool:
     """Whether this is the process that talks and writes; works before accelerate has started."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _launched_in_vain() -> bool:
-    """Whether `accelerate launch --cpu --num_processes N` was asked for several processes and started this one alone.
-
-    It then sets the address of the first process and, without MPI, nothing that tells the processes apart.
-    """
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    return on_cpu and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ
 
 
 class Ranks:
@@ -93,54 +83,10 @@ class Ranks:
         self.accelerator.wait_for_everyone()
 
 
-class WholeBatchDraws(TorchDispatchMode):
-    """Random tensors whose first axis is made of b rows are drawn for B rows, of which this process keeps its own.
+def _launched_in_vain() -> bool:
+    """Whether `accelerate launch --cpu --num_processes N` was asked for several processes and started this one alone.
 
-    Non-obvious: a random tensor whose first axis is a multiple of b, but no batch, is taken for one; dropout inside
-    fused attention kernels of a GPU is out of reach and stays each process's own.
+    It then sets the address of the first process and, without MPI, nothing that tells the processes apart.
     """
-
-    def __init__(self, total: int, rows: Tensor) -> None:
-        super().__init__()
-        self.total, self.rows = total, rows
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **kwargs)
-        name = func.overloadpacket.__name__
-        if name == "native_dropout":
-            return self._dropout(func, *args, **kwargs)
-        if any(isinstance(value, Tensor) for value in args[1:]):  # parameters that vary over the rows
-            return func(*args, **kwargs)
-        if (name.endswith("_like") or func is torch.ops.aten.bernoulli.p) and self._whole(args[0].shape):
-            example = args[0].new_empty(self._whole(args[0].shape))
-            return self._own(func(example, *args[1:], **kwargs))
-        if name.endswith("_") and isinstance(args[0], Tensor) and self._whole(args[0].shape):
-            whole = args[0].new_empty(self._whole(args[0].shape))
-            return args[0].copy_(self._own(func(whole, *args[1:], **kwargs)))
-        place = next((i for i, value in enumerate(args) if isinstance(value, list | tuple)), None)
-        if place is not None and self._whole(args[place]):
-            sized = (*args[:place], self._whole(args[place]), *args[place + 1 :])
-            return self._own(func(*sized, **kwargs))
-        return func(*args, **kwargs)
-
-    def _dropout(self, func: Callable[..., Any], x: Tensor, p: float, train: bool | None) -> Any:
-        whole = self._whole(x.shape)
-        if not whole or not train:
-            return func(x, p, train)
-        kept = self._own(func(x.new_ones(whole), p, train)[1])
-        return x * kept / (1 - p), kept
-
-    def _whole(self, shape: Any) -> list[int]:
-        """Shape for the whole batch; empty if the first axis is not made of this process's rows."""
-        size = [int(n) for n in shape]
-        if not size or not size[0] or not len(self.rows) or size[0] % len(self.rows):
-            return []
-        return [size[0] // len(self.rows) * self.total, *size[1:]]
-
-    def _own(self, whole: Tensor) -> Tensor:
-        parts = whole.unflatten(0, (self.total, -1))
-        return parts[self.rows.to(whole.device)].flatten(0, 1)
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return on_cpu and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ
