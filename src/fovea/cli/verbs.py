@@ -111,6 +111,16 @@ VERBS: dict[str, Verb] = {
             "otter": ("fovea.cli.convert_otter", "OTTER, EF-VLA as its authors released it"),
         },
     ),
+    "describe": Verb(
+        "Measure",
+        "the sizes and parameters of a policy type or of a checkpoint",
+        "fovea.cli.describe",
+        (
+            "fovea describe focus_vla --json",
+            "fovea describe vla_adapter --variant pro --compat",
+            "fovea describe outputs/train/checkpoints/last",
+        ),
+    ),
     "eval": Verb(
         "Measure",
         "run a trained policy in closed loop in LIBERO and count successes",
@@ -172,11 +182,16 @@ VERBS: dict[str, Verb] = {
             "fovea bench sim",
             "fovea bench sim --suite libero_goal --task 3 --json",
             "fovea bench ef-vla --out results/ef_vla_speed.md",
+            "fovea bench focus-vla --batches 2,8 --out results/focus_vla_speed.md",
             "fovea bench graft --dataset outputs/data/libero_object",
         ),
         choices={
             "sim": ("fovea.cli.bench", "the simulator beside stock LIBERO's and LeRobot's environments"),
             "ef-vla": ("fovea.cli.bench_ef_vla", "EF-VLA beside its published form and LeRobot's ACT"),
+            "focus-vla": (
+                "fovea.cli.bench_focus_vla",
+                "FocusVLA's policy beside VLA-Adapter-Pro's as published, forward and backward",
+            ),
             "graft": (
                 "fovea.cli.bench_graft",
                 "an encoder's tokens computed once, beside encoding in every run",

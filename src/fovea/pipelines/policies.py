@@ -8,6 +8,7 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 
 from fovea.encoders import VisionEncoder, create_encoder, create_vision_encoder
 from fovea.errors import FoveaError
+from fovea.policies.ef_vla.configuration_ef_vla import PRESETS as EF_VLA_PRESETS
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 from fovea.policies.focus_vla.configuration_focus_vla import FocusVLAConfig
 from fovea.policies.vla_adapter.configuration_vla_adapter import VLAAdapterConfig
@@ -29,6 +30,11 @@ def config_class(name: str) -> type[EFVLAConfig] | type[VLAAdapterConfig] | type
     if name not in CONFIGS:
         raise FoveaError(f"expected a policy type among {', '.join(CONFIGS)}, got {name!r}")
     return CONFIGS[name]
+
+
+def presets(name: str) -> list[str]:
+    """Names of a policy type's presets."""
+    return list(getattr(config_class(name), "PRESETS", EF_VLA_PRESETS))
 
 
 def encoder_of(config: PreTrainedConfig) -> VisionEncoder | None:

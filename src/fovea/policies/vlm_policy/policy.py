@@ -52,7 +52,11 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         vlm: use this VLM instead of building one.
         encoder: use this vision encoder inside the VLM (several policies may share it).
         load_weights: False builds networks only, for a checkpoint that is loaded afterwards.
-        dataset_stats, dataset_meta: LeRobot's; not used, scaling is the processors' work.
+        dataset_stats: LeRobot's, of the data set to train on: its gripper must be one that opens or closes.
+        dataset_meta: LeRobot's; not used, scaling is the processors' work.
+
+    Raises:
+        FoveaError: features or a gripper that do not suit the policy, or from the VLM.
     """
 
     config_class = VLMPolicyConfig
@@ -70,7 +74,9 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         dataset_meta: Any = None,
     ) -> None:
         super().__init__(config)
-        if config.gripper == "signed":
+        if config.input_features:
+            config.validate_features()
+        if config.gripper != "as_is":
             check_gripper(dataset_stats, "--policy.gripper=as_is")
         config.vlm.cameras = len(config.camera_keys)
         if config.states_from == "batch":
