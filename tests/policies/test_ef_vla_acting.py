@@ -223,6 +223,26 @@ def test_relative_poses_are_decoded_with_the_pose_at_prediction_time(make_policy
     assert torch.allclose(actions[..., 3:6].norm(dim=-1), torch.ones(STEPS, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{}, {"temporal_ensemble": "newest"}], ids=str)
+def test_poses_are_played_as_libero_s_changes_from_the_pose_of_the_moment(make_policy, changes):
+    """Data of 7 numbers: the policy predicts poses, and every step asks for the change that leads there from now."""
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    from fovea.actions import action_towards
+    from fovea.policies.ef_vla.features_ef_vla import proprio_from_axis_angle
+
+    outputs = {"action": PolicyFeature(type=FeatureType.ACTION, shape=(10,))}
+    poses = make_policy(action_space="se3_relative", gripper_loss="l1", output_features=outputs, **changes)
+    policy = make_policy(action_space="se3_relative", gripper_loss="l1", **changes)
+    policy.model.load_state_dict(poses.model.state_dict())
+    seen, targets = rollout(poses.eval())
+    _, actions = rollout(policy.eval())
+    assert actions.shape == (STEPS, 1, 7)
+    for frame, target, action in zip(seen, targets, actions, strict=True):
+        now = proprio_from_axis_angle(frame["observation.state"])
+        assert torch.allclose(action, action_towards(now, target), atol=1e-4)
+
+
 def test_one_memory_too_few_is_refused(make_policy):
     policy = make_policy()
     with pytest.raises(FoveaError, match="batch of 1 frames"):

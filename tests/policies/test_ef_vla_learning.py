@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lerobot.configs import FeatureType, PolicyFeature
 from toy_batches import frames, pick, windows
 
 from fovea.errors import FoveaError
@@ -213,6 +214,23 @@ def test_presets_have_the_sizes_of_the_paper(config, expected):
     with torch.device("meta"):
         model = EFVLAModel(config)
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+def test_poses_need_poses(make_policy):
+    six = {"action": PolicyFeature(type=FeatureType.ACTION, shape=(6,))}
+    with pytest.raises(FoveaError, match="poses of 10 numbers as actions"):
+        make_policy(action_space="se3_relative", gripper_loss="l1", output_features=six)
+    ten = {"action": PolicyFeature(type=FeatureType.ACTION, shape=(10,))}
+    with pytest.raises(FoveaError, match=r"pose of 10 numbers as observation\.state"):
+        make_policy(action_space="se3_relative", gripper_loss="l1", output_features=ten, state_layout="as_is")
+    policy = make_policy(action_space="se3_relative", gripper_loss="l1").train()
+    with pytest.raises(FoveaError, match="turns LIBERO's changes of pose into poses"):
+        policy(windows(policy, 2))
+    batch = windows(policy, 2)
+    batch["action"] = torch.randn(2, batch["action"].shape[1], 10)
+    loss, parts = policy(batch)
+    assert torch.isfinite(loss)
+    assert set(parts) == {"l1", "weight"}
 
 
 def test_table_5_is_the_default_for_a_clip():

@@ -26,6 +26,38 @@ def axis_angle_to_matrix(rotation: Tensor) -> Tensor:
     return torch.eye(3, dtype=x.dtype, device=x.device) + first * cross + second * (cross @ cross)
 
 
+def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
+    """Logarithm of rotations: (..., 3, 3) -> (..., 3), angles of 0 to pi.
+
+    By way of the quaternion whose largest part is computed first: exact near no turn and near half a turn.
+    """
+    m00, m11, m22 = matrix.diagonal(dim1=-2, dim2=-1).unbind(-1)
+    squares = torch.stack(
+        [1 + m00 + m11 + m22, 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22], -1
+    )
+    skew = matrix - matrix.transpose(-1, -2)
+    w_parts = torch.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1)  # 4 w (x, y, z)
+    both = matrix + matrix.transpose(-1, -2)
+    xy, xz, yz = both[..., 0, 1], both[..., 0, 2], both[..., 1, 2]  # 4 xy, ...
+    wx, wy, wz = w_parts.unbind(-1)
+    rows = torch.stack(
+        [
+            torch.stack([squares[..., 0], wx, wy, wz], -1),
+            torch.stack([wx, squares[..., 1], xy, xz], -1),
+            torch.stack([wy, xy, squares[..., 2], yz], -1),
+            torch.stack([wz, xz, yz, squares[..., 3]], -1),
+        ],
+        -2,
+    )  # 4 q q^T: every row is the quaternion, up to a factor
+    best = squares.argmax(-1)[..., None, None].expand(*squares.shape[:-1], 1, 4)
+    quaternion = F.normalize(rows.gather(-2, best)[..., 0, :], dim=-1)
+    quaternion = torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)  # q and -q are one rotation
+    vector = quaternion[..., 1:]
+    length = vector.norm(dim=-1, keepdim=True)
+    angle = 2 * torch.atan2(length, quaternion[..., :1])
+    return torch.where(length < 1e-6, 2 * vector, vector * angle / length.clamp(min=1e-12))
+
+
 def matrix_to_rows(matrix: Tensor) -> Tensor:
     """First two rows, flattened: (..., 3, 3) -> (..., 6)."""
     return matrix[..., :2, :].flatten(-2)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fovea.actions import commanded_pose
 from fovea.data.augment import Augmentation
 from fovea.data.dataset import RecordedDataset, open_dataset
 from fovea.data.feature_build import build_features
@@ -21,6 +22,7 @@ from fovea.encoders.base import VisionEncoder
 from fovea.errors import FoveaError
 from fovea.pipelines.policies import build_policy, build_processors, encoder_of
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
+from fovea.policies.ef_vla.features_ef_vla import proprio_from_axis_angle
 from fovea.policies.vlm_policy.configuration import VLMPolicyConfig
 from fovea.training.ranks import is_main_process
 from fovea.training.trainer import TrainConfig, TrainResult, train
@@ -83,6 +85,9 @@ def train_policy(
     datasets = [open_dataset(root) for root in ([data] if isinstance(data, Path) else data)]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / DATA_RECORD, record_of(datasets))
+    if isinstance(policy_config, EFVLAConfig) and policy_config.plays_libero:
+        for dataset in datasets:
+            dataset.action = commanded_poses(dataset.state, dataset.action)
     augmentation, pixels = augmentation or Augmentation(), policy_config.uses_pixels
 
     def cached(dataset: RecordedDataset) -> FeatureViews:
@@ -114,6 +119,12 @@ def train_policy(
     if training is None:
         raise FoveaError(f"expected at least one training episode in {data}, got none; check the split")
     return train(train_config, policy, before, after, training, out, validation=windows("val"))
+
+
+def commanded_poses(state: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """What LIBERO's changes of pose (F, 7) ask for in the states (F, 8) they were given in: poses (F, 10)."""
+    poses = proprio_from_axis_angle(torch.from_numpy(state))
+    return commanded_pose(poses, torch.from_numpy(action)).numpy()
 
 
 def record_of(datasets: Sequence[RecordedDataset]) -> dict[str, Any]:

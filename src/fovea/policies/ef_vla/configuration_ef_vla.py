@@ -28,6 +28,7 @@ _POSITIVE = (
 )
 PAPER_WIDTH, OUR_WIDTH = 512, 256  # of the transformer over time: Table 5, and with the encoder that ships
 PAPER_TEMPERATURE = 0.07
+POSE_SIZE = 10
 
 
 @PreTrainedConfig.register_subclass("ef_vla")
@@ -94,7 +95,8 @@ class EFVLAConfig(PreTrainedConfig):
 
         action_space: `env` plays actions as the dataset stores them. `se3_relative` predicts poses relative to the
             present end-effector pose; states and actions are then poses (see `fovea.actions.se3`; the state may
-            also be `axis_angle`), unnormalised, and the policy returns absolute poses.
+            also be `axis_angle`), unnormalised, and the policy returns absolute poses. With LIBERO's 7-number
+            actions (changes of pose), it learns from the poses they command and returns the changes that lead there.
         gripper_loss: `l1`, or `bce` for a last action dimension that is -1 (open) or +1 (close).
         gripper_loss_weight: weight of the cross-entropy beside one L1 dimension.
         temporal_ensemble: none (receding horizon), newest (OTTER: newest chunk weighs most), oldest (ACT).
@@ -315,9 +317,17 @@ class EFVLAConfig(PreTrainedConfig):
 
     @property
     def action_size(self) -> int:
-        """A, 7 (LIBERO) if no feature says otherwise."""
+        """A, numbers of a predicted action: 10 for poses, else the data set's (7, LIBERO, if no feature says)."""
+        if self.action_space == "se3_relative":
+            return POSE_SIZE
         feature = (self.output_features or {}).get(ACTION)
         return 7 if feature is None else feature.shape[0]
+
+    @property
+    def plays_libero(self) -> bool:
+        """Whether predicted poses are played as LIBERO's changes of pose: the data set has those, 7 numbers."""
+        feature = (self.output_features or {}).get(ACTION)
+        return self.action_space == "se3_relative" and feature is not None and feature.shape[0] == 7
 
     @property
     def proprio_size(self) -> int:
@@ -339,6 +349,21 @@ class EFVLAConfig(PreTrainedConfig):
             )
         if self.action_feature is None:
             raise FoveaError(f"expected {ACTION} among the outputs, got {sorted(self.output_features or {})}")
+        if self.action_space == "se3_relative":
+            self._check_poses(self.action_feature.shape[0], 0 if state is None else state.shape[0])
+
+    def _check_poses(self, action: int, state: int) -> None:
+        libero = action == 7 and self.state_layout == "axis_angle"
+        if action != POSE_SIZE and not libero:
+            raise FoveaError(
+                f"expected poses of {POSE_SIZE} numbers as actions with action_space=se3_relative (or LIBERO's 7 and "
+                f"states of layout axis_angle), got {action} and {self.state_layout}"
+            )
+        if self.state_layout == "as_is" and state != POSE_SIZE:
+            raise FoveaError(
+                f"expected a pose of {POSE_SIZE} numbers as {STATE} with action_space=se3_relative, got {state}; "
+                "actions are relative to it"
+            )
 
     def get_optimizer_preset(self) -> AdamWConfig:
         return AdamWConfig(

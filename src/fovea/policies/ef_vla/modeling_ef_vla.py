@@ -13,7 +13,7 @@ import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
-from fovea.actions import ChunkEnsemble, absolute_chunk, relative_chunk
+from fovea.actions import ChunkEnsemble, absolute_chunk, action_towards, relative_chunk
 from fovea.encoders import Encoder
 from fovea.errors import FoveaError
 from fovea.policies.checked import CheckedWeights
@@ -148,6 +148,7 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
             raise FoveaError(
                 f"expected windows of {time} frames with actions of shape (B, {time + horizon - 1}, "
                 f"{config.action_size}), got {tokens.shape[1]} frames and actions {tuple(actions.shape)}"
+                + ("; `fovea train` turns LIBERO's changes of pose into poses" if config.plays_libero else "")
             )
         target = actions.unfold(1, horizon, 1).transpose(-1, -2)
         mask = torch.ones(actions.shape[:2], dtype=torch.bool, device=tokens.device)
@@ -221,7 +222,10 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
             for i, chunk in zip(due, self._chunks(states, proprio, due), strict=True):
                 chunk, ensemble = chunk[: self.config.n_action_steps], states[i].ensemble
                 states[i].pending.extend(chunk if ensemble is None else [ensemble.push(chunk)])
-        return self._finish(torch.stack([state.pending.popleft() for state in states]))
+        actions = torch.stack([state.pending.popleft() for state in states])
+        if self.config.plays_libero and proprio is not None:
+            actions = action_towards(proprio[:, 0], actions)
+        return self._finish(actions)
 
     def _observe(self, states: Sequence[EpisodeState], batch: dict[str, Any]) -> Tensor | None:
         """Append this frame's policy token to every episode's memory; returns the proprioception (B, 1, P)."""
@@ -300,7 +304,10 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
-        """LeRobot: the whole chunk (B, H, A) for single frames, which join the history inside."""
+        """LeRobot: the whole chunk (B, H, A) for single frames, which join the history inside.
+
+        With `action_space=se3_relative` it holds absolute poses, also where `select_action` gives LIBERO's changes.
+        """
         states = self._own_states(batch)
         proprio = self._observe(states, batch)
         return self._finish(self._chunks(states, proprio, range(len(states))))
