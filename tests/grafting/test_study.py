@@ -86,7 +86,7 @@ def test_a_finished_study_runs_nothing_again(done, settings, monkeypatch):
     def refuse(job):
         raise AssertionError(f"{job.cell} ran again")
 
-    monkeypatch.setattr(fan_out, "run_job", refuse)
+    monkeypatch.setattr(fan_out, "_run_job", refuse)
     assert run_study(PLAN, settings, progress=False)["records"] == done["records"]
 
 
@@ -95,8 +95,8 @@ def test_a_killed_study_goes_on_where_it_was(done, settings, monkeypatch, tmp_pa
     victim = done["records"][1]
     (folder / f"{victim['id']}.json").unlink()
     ran = []
-    original = fan_out.run_job
-    monkeypatch.setattr(fan_out, "run_job", lambda job: ran.append(job.cell) or original(job))
+    original = fan_out._run_job
+    monkeypatch.setattr(fan_out, "_run_job", lambda job: ran.append(job.cell) or original(job))
     again = run_study(PLAN, settings, progress=False)["records"][1]
     assert ran == [Cell(**victim["cell"])]
     assert {**again, "seconds": 0} == {**victim, "seconds": 0}

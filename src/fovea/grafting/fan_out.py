@@ -2,21 +2,27 @@
 
 import multiprocessing
 import queue
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
-
-import torch
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from fovea.errors import FoveaError
-from fovea.grafting.runs import Job, run_job
 from fovea.processes import ctrl_c_stays_here
 from fovea.sim.gl import single_threaded_children
 
+if TYPE_CHECKING:
+    from fovea.grafting.runs import Job
+
 EngineName = Literal["local", "ray"]
+Work = Callable[[Any], dict[str, Any]]
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, workers: int, engine: EngineName = "local", address: str | None = None
+    jobs: "Sequence[Job]",
+    *,
+    workers: int,
+    engine: EngineName = "local",
+    address: str | None = None,
+    work: Work | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Records as they are finished.
 
@@ -26,19 +32,27 @@ def run_jobs(
         workers: processes; with `ray`, runs at a time.
         engine: `local` processes or a `ray` cluster, whose nodes must see the same folders (a shared disk).
         address: of the cluster.
+        work: what is done with a job, `run_job` by default.
 
     Raises:
         FoveaError: from a run, or all processes died.
     """
+    work = work or _run_job
     if engine == "ray":
-        yield from _on_ray(jobs, workers, address)
+        yield from _on_ray(jobs, workers, address, work)
     elif workers == 1 or len(jobs) < 2:
-        yield from map(run_job, jobs)
+        yield from map(work, jobs)
     else:
-        yield from _on_processes(jobs, workers)
+        yield from _on_processes(jobs, workers, work)
 
 
-def _on_processes(jobs: Sequence[Job], workers: int) -> Iterator[dict[str, Any]]:
+def _run_job(job: "Job") -> dict[str, Any]:
+    from fovea.grafting.runs import run_job
+
+    return run_job(job)
+
+
+def _on_processes(jobs: Sequence[Any], workers: int, work: Work) -> Iterator[dict[str, Any]]:
     context = multiprocessing.get_context("spawn")
     todo: Any = context.Queue()
     results: Any = context.Queue()
@@ -47,7 +61,9 @@ def _on_processes(jobs: Sequence[Job], workers: int) -> Iterator[dict[str, Any]]
     count = min(workers, len(jobs))
     for _ in range(count):
         todo.put(None)
-    processes = [context.Process(target=_worker, args=(todo, results), daemon=True) for _ in range(count)]
+    processes = [
+        context.Process(target=_worker, args=(todo, results, work), daemon=True) for _ in range(count)
+    ]
     with single_threaded_children(), ctrl_c_stays_here():
         for process in processes:
             process.start()
@@ -76,22 +92,21 @@ def _receive(results: Any, processes: Sequence[Any]) -> dict[str, Any]:
         return result
 
 
-def _worker(todo: Any, results: Any) -> None:
-    torch.set_num_threads(1)
+def _worker(todo: Any, results: Any, work: Work) -> None:
     while (job := todo.get()) is not None:
         try:
-            results.put(run_job(job))
+            results.put(work(job))
         except FoveaError as error:
             results.put(str(error))
             return
 
 
-def _on_ray(jobs: Sequence[Job], workers: int, address: str | None) -> Iterator[dict[str, Any]]:
+def _on_ray(jobs: Sequence[Any], workers: int, address: str | None, work: Work) -> Iterator[dict[str, Any]]:
     from fovea.evaluation.ray_engine import connect
 
     ray, ours = connect(address)
     try:
-        remote = ray.remote(num_cpus=1, max_retries=2)(_run_single_threaded)
+        remote = ray.remote(num_cpus=1, max_retries=2)(work)
         waiting = list(jobs)
         running: list[Any] = []
         while waiting or running:
@@ -112,8 +127,3 @@ def _get(ray: Any, answer: Any) -> dict[str, Any]:
         if isinstance(error.cause, FoveaError):
             raise FoveaError(str(error.cause)) from error
         raise
-
-
-def _run_single_threaded(job: Job) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    return run_job(job)

@@ -132,7 +132,7 @@ class GraftStudyConfig:
             self.backbones or [],
             self.encoders or [],
             self.suites,
-            self.seeds or 1,
+            1 if self.seeds is None else self.seeds,
             self.control_seeds,
             list(CONTROLS),
         )
