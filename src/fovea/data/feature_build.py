@@ -36,6 +36,7 @@ from fovea.data.files import (
 )
 from fovea.encoders.base import VisionEncoder
 from fovea.errors import FoveaError
+from fovea.heap import keep_freed_memory
 from fovea.progress import progress_bar
 
 Transform = Callable[[Tensor, int, str], Tensor]
@@ -205,6 +206,7 @@ class FeatureBuilder:
         return [episode for episode in self.dataset.episodes if episode.index not in done]
 
     def run(self, episodes: Sequence[EpisodeInfo], workers: int, progress: bool) -> None:
+        keep_freed_memory()
         with (
             progress_bar(visible=progress) as bar,
             ThreadPoolExecutor(workers) as pool,

@@ -24,6 +24,7 @@ from torch import Tensor
 from fovea.data.files import locked, require_space
 from fovea.data.windows import Window
 from fovea.errors import FoveaError
+from fovea.heap import keep_freed_memory
 from fovea.progress import progress_bar
 from fovea.training.checkpoint import (
     TrainingState,
@@ -108,6 +109,7 @@ class _Run:
 
     def go(self) -> TrainResult:
         config = self.config
+        keep_freed_memory()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         if config.batch_size < int(os.environ.get("WORLD_SIZE", "1")):
