@@ -176,9 +176,10 @@ class FeatureBuilder:
         """One line for people: what will be written, where, and what is free there."""
         frames, cameras, patches, width = self.shape
         existing = next(folder for folder in self.folder.absolute().parents if folder.exists())
+        augmented = "" if self.transform is None else ", augmented"
         return (
-            f"{self.encoder.name}: {frames:,} frames x {cameras} cameras x {patches} patches x {width} in float16, "
-            f"{human_size(self.size)} in {self.folder}; {human_size(self.bytes_missing())} to write, "
+            f"{self.encoder.name}{augmented}: {frames:,} frames x {cameras} cameras x {patches} patches x {width} in "
+            f"float16, {human_size(self.size)} in {self.folder}; {human_size(self.bytes_missing())} to write, "
             f"{human_size(shutil.disk_usage(existing).free)} free"
         )
 
