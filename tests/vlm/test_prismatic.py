@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from fovea.encoders import create_vision_encoder
 from fovea.errors import FoveaError
 from fovea.vlm import VLMConfig, create_vlm
 from fovea.vlm.lora import merge_lora, trainable_parameters
@@ -187,14 +188,16 @@ def test_the_language_model_s_own_file_is_read(tmp_path):
     state = {key: value.clone() for key, value in source.language_model.state_dict().items()}
     state.pop("lm_head.weight")  # saved once: it is the embedding
     save_file(state, tmp_path / "model.safetensors")
-    from fovea.encoders import create_vision_encoder
-
     encoder = create_vision_encoder("timm/test_vit2+timm/test_vit", random_weights=True)
     changes = {"weights": "pretrained", "language_model": str(tmp_path)}
+    with pytest.raises(FoveaError, match=r"expected vlm\.checkpoint, got none: a trained projector"):
+        create_vlm(VLMConfig.preset("toy_full", **changes), encoder=encoder)
+    changes["trainable"] = "all"
     vlm = create_vlm(VLMConfig.preset("toy_full", **changes), encoder=encoder)
     name = "model.layers.1.mlp.up_proj"
-    adapted = vlm.language_model.get_submodule(name).base_layer.weight
-    assert torch.equal(adapted, source.language_model.get_submodule(name).weight)
+    read = vlm.language_model.get_submodule(name).weight
+    assert torch.equal(read, source.language_model.get_submodule(name).weight)
+    assert all(parameter.requires_grad for parameter in vlm.parameters())
     state.pop("model.norm.weight")
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(FoveaError, match=r"1 missing: language_model\.model\.norm\.weight"):

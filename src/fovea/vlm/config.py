@@ -48,7 +48,9 @@ class VLMConfig:
             (kind prismatic only).
         tokenizer: a folder or tokenizer.json; `bytes`: one token a byte, no file needed (a toy); None reads that of
             `language_model`.
-        checkpoint: a public Prismatic, OpenVLA-OFT or VLA-Adapter checkpoint to start from (`load_prismatic`).
+        checkpoint: a public Prismatic, OpenVLA-OFT or VLA-Adapter checkpoint to start from, a file or a folder
+            (`load_prismatic`). None reads the encoder's and the language model's own weights; the projector in between
+            then starts anew, so trainable must be all.
         words: `encoder`: the words of a dual encoder, in the joint space of its patches; `learned`: word embeddings
             trained from scratch (kind tiny only).
         max_words: longest instruction in words (kind tiny) or prompt in tokens (kind prismatic).

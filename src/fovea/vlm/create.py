@@ -3,6 +3,7 @@
 import torch
 
 from fovea.encoders import VisionEncoder, create_vision_encoder
+from fovea.errors import FoveaError
 from fovea.vlm.base import VLM
 from fovea.vlm.config import VLMConfig
 
@@ -39,10 +40,15 @@ def create_vlm(config: VLMConfig, *, encoder: VisionEncoder | None = None, load_
 
 def _prismatic(config: VLMConfig, encoder: VisionEncoder | None, load_weights: bool) -> VLM:
     """Weights of the language model and the vision encoder from a public checkpoint, or each from its own source."""
-    from fovea.vlm.load_prismatic import group_of, load_checkpoint, read_checkpoint
+    from fovea.vlm.load_prismatic import WHERE, group_of, load_checkpoint, read_checkpoint
     from fovea.vlm.prismatic import PrismaticVLM
 
     pretrained = load_weights and config.weights == "pretrained"
+    if pretrained and config.checkpoint is None and config.trainable != "all":
+        raise FoveaError(
+            "expected vlm.checkpoint, got none: a trained projector between vision and language comes only with one. "
+            f"Give {WHERE}; or set vlm.trainable=all to train a new projector"
+        )
     state = read_checkpoint(config.checkpoint) if load_weights and config.checkpoint else {}
     if encoder is None:
         complete = any(group_of(key) == "vision_encoder" for key in state)

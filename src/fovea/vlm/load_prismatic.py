@@ -42,6 +42,10 @@ _PREFIXES: dict[str, dict[str, str]] = {
         "action_queries": "action_queries.weight",
     },
 }
+WHERE = (
+    "checkpoints/latest-checkpoint.pt of huggingface.co/Stanford-ILIAD/prism-qwen25-extra-dinosiglip-224px-0_5b (the "
+    "VLM that VLA-Adapter starts from) or model.safetensors of huggingface.co/VLA-Adapter/LIBERO-Object-Pro (finetuned)"
+)
 GROUPS = ("vision_encoder", "projector", "language_model", "action_queries")
 REQUIRED = ("projector", "language_model")
 _TIED = "language_model.lm_head.weight"
@@ -94,7 +98,9 @@ def read_checkpoint(source: str | Path) -> dict[str, Tensor]:
             )
         path = found
     if not path.is_file():
-        raise FoveaError(f"expected a Prismatic, OpenVLA-OFT or VLA-Adapter checkpoint, found none at {path}")
+        raise FoveaError(
+            f"expected a Prismatic, OpenVLA-OFT or VLA-Adapter checkpoint, found none at {path}; for instance {WHERE}"
+        )
     if path.name.endswith(".index.json"):
         return our_names(_read_shards(path), "hf")
     if path.suffix == ".safetensors":
