@@ -3,7 +3,7 @@
 import open_clip
 import pytest
 import torch
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from fovea.encoders import clip_files, create_encoder, list_encoders
@@ -148,9 +148,10 @@ def test_weights_come_from_folders_and_training_checkpoints_too(saved, tmp_path)
         create_encoder(f"clip:{tmp_path / 'foo.safetensors'}")
 
 
-def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
+@pytest.mark.parametrize("error", [OSError, LocalEntryNotFoundError])  # no network; told to stay offline
+def test_weights_that_cannot_be_downloaded_are_named(monkeypatch, error):
     def offline(repository, file):
-        raise OSError("no network")
+        raise error("no network")
 
     monkeypatch.setattr(clip_files, "hf_hub_download", offline)
     with pytest.raises(FoveaError) as caught:

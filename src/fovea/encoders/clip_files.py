@@ -8,7 +8,7 @@ import httpx
 import open_clip
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -98,15 +98,21 @@ def hub_file(name: str, model: str, tag: str, entry: dict[str, Any]) -> Path:
             f"file and use the encoder {model}{quick}//<its path>"
         )
     files = (str(Path(file).with_suffix(".safetensors")), file) if file else HUB_FILES
+    wanted: dict[str, Exception] = {}
     for candidate in dict.fromkeys(files):
         try:
             return Path(hf_hub_download(repository, candidate))
-        except EntryNotFoundError:
-            continue  # some repositories hold no safetensors
-        except (OSError, HfHubHTTPError, httpx.HTTPError) as error:
-            raise FoveaError(
-                f"the weights of {name} are not on this machine and cannot be downloaded: {candidate} of "
-                f"https://huggingface.co/{repository} is wanted. With a copy of that file, use the encoder "
-                f"{model}{quick}//<path of {candidate}>. ({type(error).__name__})"
-            ) from error
-    raise FoveaError(f"expected {' or '.join(files)} in https://huggingface.co/{repository}, found neither")
+        except (OSError, HfHubHTTPError, httpx.HTTPError, EntryNotFoundError) as error:
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                continue  # the hub was asked, and has no such file: some repositories hold no safetensors
+            wanted[candidate] = error
+    if not wanted:
+        raise FoveaError(
+            f"expected {' or '.join(files)} in https://huggingface.co/{repository}, found neither"
+        )
+    candidate, reason = next(iter(wanted.items()))
+    raise FoveaError(
+        f"the weights of {name} are not on this machine and cannot be downloaded: {candidate} of "
+        f"https://huggingface.co/{repository} is wanted. With a copy of that file, use the encoder "
+        f"{model}{quick}//<path of {candidate}>. ({type(reason).__name__})"
+    ) from reason

@@ -26,6 +26,7 @@ _POSITIVE = (
     *("optimizer_lr", "optimizer_lr_vision"),
     *("scratch_patch_size", "scratch_width", "scratch_layers", "scratch_heads"),
 )
+_COLUMNS = ("VISUAL", "STATE", "ACTION")
 PAPER_WIDTH, OUR_WIDTH = 512, 256  # of the transformer over time: Table 5, and with the encoder that ships
 PAPER_TEMPERATURE = 0.07
 POSE_SIZE = 10
@@ -47,8 +48,8 @@ class EFVLAConfig(PreTrainedConfig):
             ensembling, chunks are cut to this length and one is predicted at every step.
         input_features, output_features: LeRobot's; empty means "take them from the dataset".
         normalization_mapping: LeRobot's. Pictures are left alone (the encoder has its own preprocessing). Empty
-            (the default) means mean/std states and quantile-scaled actions for `env`, nothing for
-            `se3_relative`.
+            (the default) means mean/std states and quantile-scaled actions for `env`; with `se3_relative` nothing
+            is ever scaled.
 
         encoder: registry name of the frozen encoder (`fovea.encoders.create_encoder`).
         tap: where the encoder's patches are read (attn_qk, attn_qq, out); None takes the encoder's default.
@@ -181,13 +182,11 @@ class EFVLAConfig(PreTrainedConfig):
         self.dim_model = self.dim_model or (OUR_WIDTH if ours else PAPER_WIDTH)
         if self.temperature is None and not ours:
             self.temperature = PAPER_TEMPERATURE
-        if not self.normalization_mapping:
-            env = self.action_space == "env"
-            self.normalization_mapping = {
-                "VISUAL": NormalizationMode.IDENTITY,
-                "STATE": NormalizationMode.MEAN_STD if env else NormalizationMode.IDENTITY,
-                "ACTION": NormalizationMode.QUANTILES if env else NormalizationMode.IDENTITY,
-            }
+        if self.action_space == "se3_relative":  # poses, whose geometry a scale would break
+            self.normalization_mapping = dict.fromkeys(_COLUMNS, NormalizationMode.IDENTITY)
+        elif not self.normalization_mapping:
+            modes = (NormalizationMode.IDENTITY, NormalizationMode.MEAN_STD, NormalizationMode.QUANTILES)
+            self.normalization_mapping = dict(zip(_COLUMNS, modes, strict=True))
         if self.encoder_grid is not None:
             self.encoder_grid = (int(self.encoder_grid[0]), int(self.encoder_grid[1]))
         self._check_numbers()
