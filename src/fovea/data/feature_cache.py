@@ -67,12 +67,17 @@ class FeatureCache:
         """F."""
         return self.shape[0]
 
-    def gather(self, rows: np.ndarray, camera: int) -> Tensor:
-        """Patches of one camera for frame numbers of any shape (...): float16 (..., N, D), a copy."""
+    def gather(self, rows: np.ndarray, camera: int, out: np.ndarray | None = None) -> Tensor:
+        """Patches of one camera for frame numbers of any shape (...): float16 (..., N, D), copied to `out`."""
+        if rows.min() < 0 or rows.max() >= self.frames:
+            raise FoveaError(f"expected frames 0..{self.frames - 1}, got {rows.min()}..{rows.max()}")
         for episode in np.unique(np.searchsorted(self._bounds, rows, side="right") - 1):
             if not self._verified[episode]:
                 self._verify(int(episode))
-        return torch.from_numpy(self._map.take(rows * self.shape[1] + camera, axis=0))
+        places = rows * self.shape[1] + camera
+        return torch.from_numpy(
+            self._map.take(places, axis=0, out=out, mode="clip")
+        )  # "raise" would copy `out`
 
     def episode(self, index: int) -> np.ndarray:
         """All patches of one episode: (n, C, N, D) float16, a view of the file."""

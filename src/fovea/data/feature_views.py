@@ -57,11 +57,11 @@ class FeatureViews:
             caches.append((cache, named.index(key)) if key in named else caches[0])
         if all(place == caches[0] for place in caches) or not views.any():
             return self.clean.gather(rows, camera)
-        patches = torch.empty(*rows.shape, *self.clean.shape[2:], dtype=torch.float16)
-        for view in np.unique(views):
-            chosen, (cache, index) = views == view, caches[view]
-            patches[torch.from_numpy(chosen)] = cache.gather(rows[chosen], index)
-        return patches
+        patches = np.empty((*rows.shape, *self.clean.shape[2:]), np.float16)
+        for window, view in enumerate(views):
+            cache, index = caches[view]
+            cache.gather(rows[window], index, patches[window])
+        return torch.from_numpy(patches)
 
     def verify(self) -> list[int]:
         """Check every episode of every view now; return the damaged ones."""
