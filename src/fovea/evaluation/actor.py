@@ -66,8 +66,10 @@ class Actor:
     @property
     def title(self) -> str:
         """What reports call the policy."""
-        fusion = getattr(self.policy.config, "fusion", None)
-        return {"early": "EF-VLA", "late": "LF-VLA"}.get(str(fusion), str(fusion or self.policy.config.type))
+        config = self.policy.config
+        fusion = getattr(config, "fusion", None)
+        plain = getattr(config, "title", None) or config.type
+        return {"early": "EF-VLA", "late": "LF-VLA"}.get(str(fusion), str(fusion or plain))
 
     @property
     def image_size(self) -> int:
