@@ -15,6 +15,7 @@ from fovea.data.files import atomic_write
 from fovea.lens.attention import LayerMaps, goal_masks
 from fovea.lens.grounding import patch_cover, score
 from fovea.lens.moments import Moment
+from fovea.lens.nouns import Noun
 from fovea.lens.overlay import AMBER, INK, Colour, Picture, enlarge, overlay
 from fovea.lens.word_maps import Maps, noun_map
 
@@ -22,6 +23,7 @@ TEXT: Colour = (228, 230, 234)
 OUTLINE: Colour = (120, 220, 255)
 ON: Colour = (96, 220, 120)
 OFF: Colour = (255, 92, 80)
+_ACROSS = 6  # tiles
 
 
 @dataclass(frozen=True)
@@ -103,31 +105,42 @@ def sheet(title: str, columns: Sequence[str], rows: Sequence[Sequence[Tile]], si
 def grounding_sheet(moment: Moment, looks: Sequence[tuple[str, Maps]], side: int = 176) -> Image.Image:
     """A row for every noun in every camera, a column for every variant: what EF-VLA's Fig. 6 shows.
 
+    With few variants the cameras stand side by side.
+
     Args:
         moment: the scene.
         looks: heading and maps of each variant.
         side: S of each tile.
     """
-    rows = []
-    for camera in dict.fromkeys(camera for _, maps in looks for camera in maps):
-        picture = moment.picture(camera)
-        for noun in moment.nouns:
-            mask = moment.mask(camera, noun.instances)
-            there = f"{mask.mean():.1%}" if mask.any() else "not visible"
-            row = [Tile(outlined(enlarge(picture, side), mask), f"{camera}: {noun.phrase}, {there}")]
-            for _, maps in looks:
-                weights = noun_map(maps[camera], noun.words) if camera in maps else None
-                if weights is None:
-                    row.append(Tile(None, "not read"))
-                    continue
-                caption = ""
-                if mask.any():
-                    said = score(weights, mask)
-                    verdict = "on it" if said["hit"] else "beside it"
-                    caption = f"{verdict}; mass {said['mass']:.0%}"
-                row.append(Tile(lit_tile(picture, weights, mask, side), caption))
-            rows.append(row)
-    return sheet(moment.instruction, ["scene", *(heading for heading, _ in looks)], rows, side)
+    cameras = list(dict.fromkeys(camera for _, maps in looks for camera in maps))
+    columns = ["scene", *(heading for heading, _ in looks)]
+    blocks = [[_noun_row(moment, camera, noun, looks, side) for noun in moment.nouns] for camera in cameras]
+    if len(columns) * len(cameras) <= _ACROSS:
+        columns *= len(cameras)
+        rows = [[tile for row in side_by_side for tile in row] for side_by_side in zip(*blocks, strict=True)]
+    else:
+        rows = [row for block in blocks for row in block]
+    return sheet(moment.instruction, columns, rows, side)
+
+
+def _noun_row(
+    moment: Moment, camera: str, noun: Noun, looks: Sequence[tuple[str, Maps]], side: int
+) -> list[Tile]:
+    """A noun's objects outlined, then where each variant looks."""
+    picture, mask = moment.picture(camera), moment.mask(camera, noun.instances)
+    there = f"{mask.mean():.1%}" if mask.any() else "not visible"
+    row = [Tile(outlined(enlarge(picture, side), mask), f"{camera}: {noun.phrase}, {there}")]
+    for _, maps in looks:
+        weights = noun_map(maps[camera], noun.words) if camera in maps else None
+        if weights is None:
+            row.append(Tile(None, "not read"))
+            continue
+        caption = ""
+        if mask.any():
+            said = score(weights, mask)
+            caption = f"{'on it' if said['hit'] else 'beside it'}; mass {said['mass']:.0%}"
+        row.append(Tile(lit_tile(picture, weights, mask, side), caption))
+    return row
 
 
 def attention_sheet(
@@ -150,7 +163,7 @@ def attention_sheet(
         pictured = [("mean", maps.weights.mean(0)), *((f"layer {i + 1}", maps.weights[i]) for i in chosen)]
         for index, camera in enumerate(maps.cameras):
             picture, mask = moment.picture(camera), goal_masks(moment, camera)["objects"]
-            row = [Tile(outlined(enlarge(picture, side), mask), f"{heading}: {camera}")]
+            row = [Tile(outlined(enlarge(picture, side), mask), f"{camera}: {heading}")]
             for name, weights in pictured:
                 on = (weights[index] * patch_cover(mask, weights.shape[1:])).sum()
                 share = on / max(weights[index].sum(), 1e-12)
