@@ -7,6 +7,7 @@ from fovea.data import files, keys
 from fovea.data.augment import Augmentation
 from fovea.data.feature_cache import FeatureCache
 from fovea.data.feature_views import build_views, plan_views
+from fovea.data.joint import JointSource
 from fovea.data.windows import Window, WindowSource
 from fovea.errors import FoveaError
 
@@ -124,3 +125,17 @@ def test_a_run_knows_which_views_it_was_trained_on(dataset, tmp_path):
     assert described[0] == "none"
     assert described[1] != described[2]
     assert described[2]["augmented"] == [CAMERA]
+
+
+def test_joint_data_sets_draw_each_from_their_own_views(dataset, tmp_path):
+    sources = [
+        WindowSource(dataset, build(dataset, tmp_path, count), context=T, horizon=H) for count in (0, 2)
+    ]
+    joint = JointSource(sources)
+    drawn = joint.sample(3, 1, 300)
+    assert {window.view for window in drawn if window.source == 0} == {0}
+    assert {window.view for window in drawn if window.source == 1} == {0, 1, 2}
+    batch = joint.batch(drawn[:20])
+    for row, window in enumerate(drawn[:20]):
+        alone = sources[window.source].batch([window])
+        assert torch.equal(batch[keys.features_key(CAMERA)][row], alone[keys.features_key(CAMERA)][0])
