@@ -154,6 +154,7 @@ def test_a_model_on_the_meta_device_counts_without_weights():
         ({"kind": "huge"}, "kind among tiny, prismatic"),
         ({"attention": "full"}, "attention among causal, prefix"),
         ({"queries": 0}, "queries > 0"),
+        ({"layers": -1}, "layers > 0"),
         ({"heads": 5}, "heads to divide width"),
         ({"dropout": 1.0}, r"dropout in \[0, 1\)"),
         ({"compat": True}, "compat=false"),
@@ -167,6 +168,14 @@ def test_a_model_on_the_meta_device_counts_without_weights():
 def test_a_configuration_that_makes_no_sense_is_refused(changes, words):
     with pytest.raises(FoveaError, match=words):
         VLMConfig.toy(**changes)
+
+
+def test_what_is_left_empty_is_that_of_the_kind():
+    assert VLMConfig() == VLMConfig.tiny()
+    assert VLMConfig(kind="prismatic") == VLMConfig.full()
+    full = VLMConfig(kind="prismatic", layers=12)
+    assert (full.layers, full.width, full.encoder, full.attention) == (12, 896, "dinov2+siglip", "causal")
+    assert draccus.decode(VLMConfig, draccus.encode(full)) == full
 
 
 def test_a_preset_that_nobody_knows_is_refused():

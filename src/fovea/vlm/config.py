@@ -27,6 +27,8 @@ _POSITIVE = (
 class VLMConfig:
     """Everything that makes a VLM; the defaults are the preset `tiny`.
 
+    Fields left empty ("" or 0) take the value of their kind: `VLMConfig(kind="prismatic")` is the preset `full`.
+
     Args:
         kind: `tiny`: frozen patches of a small encoder, its words, a small transformer trained with the policy.
             `prismatic`: DINOv2 + SigLIP, a projector and Qwen2.5, as in Prismatic and VLA-Adapter.
@@ -55,14 +57,16 @@ class VLMConfig:
             trained from scratch (kind tiny only).
         max_words: longest instruction in words (kind tiny) or prompt in tokens (kind prismatic).
         queries: Q learned action queries behind the prompt.
-        attention: `causal`: as Qwen2 was trained; patches precede the instruction and cannot depend on it.
-            `prefix`: patches and prompt see one another; queries see all of them and the queries before.
+        attention: `causal` (default of the kind prismatic): as Qwen2 was trained; patches precede the instruction and
+            cannot depend on it.
+            `prefix` (default of the kind tiny): patches and prompt see one another; queries see all of them and the
+            queries before.
         compat: read the states that VLA-Adapter's release reads: one position early (first token and all patches but
             the last; last prompt token and all queries but the last).
         dropout: in the tiny language model.
 
-        trainable: `all`; `lora`: adapters on every linear layer, and the queries; `queries`; `nothing`. The frozen
-            encoder of the kind tiny never trains.
+        trainable: `all` (default of the kind tiny, whose encoder stays frozen all the same); `lora` (default of the
+            kind prismatic): adapters on every linear layer, and the queries; `queries`; `nothing`.
         lora_rank, lora_alpha, lora_dropout: as in the papers: 64, 128, 0.
 
     Raises:
@@ -70,38 +74,40 @@ class VLMConfig:
     """
 
     kind: Literal["tiny", "prismatic"] = "tiny"
-    encoder: str = "tiny"
+    encoder: str = ""
     encoder_identity: str | None = None
     encoder_grid: tuple[int, int] | None = None
     feature_width: int | None = None
     weights: Literal["pretrained", "random"] = "pretrained"
     cameras: int = 2
-    patch_pool: int = 2
+    patch_pool: int = 0
 
-    layers: int = 4
-    width: int = 192
-    heads: int = 6
-    kv_heads: int = 6
-    hidden: int = 384
-    vocabulary: int = 4096
+    layers: int = 0
+    width: int = 0
+    heads: int = 0
+    kv_heads: int = 0
+    hidden: int = 0
+    vocabulary: int = 0
     rope_theta: float = 1_000_000.0
     projector_hidden: int = 8704
     language_model: str = QWEN
     tokenizer: str | None = None
     checkpoint: str | None = None
     words: Literal["encoder", "learned"] = "encoder"
-    max_words: int = 24
+    max_words: int = 0
     queries: int = 64
-    attention: Literal["causal", "prefix"] = "prefix"
+    attention: str = ""
     compat: bool = False
     dropout: float = 0.0
 
-    trainable: Literal["all", "lora", "queries", "nothing"] = "all"
+    trainable: str = ""
     lora_rank: int = 64
     lora_alpha: int = 128
     lora_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, value in OF_A_KIND.get(self.kind, {}).items():
+            setattr(self, name, getattr(self, name) or value)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise FoveaError(
@@ -186,10 +192,21 @@ def check_pool(grid: tuple[int, int], pool: int) -> tuple[int, int]:
     return grid[0] // pool, grid[1] // pool
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {},
-    "full": {
-        "kind": "prismatic",
+OF_A_KIND: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "encoder": "tiny",
+        "patch_pool": 2,
+        "layers": 4,
+        "width": 192,
+        "heads": 6,
+        "kv_heads": 6,
+        "hidden": 384,
+        "vocabulary": 4096,
+        "max_words": 24,
+        "attention": "prefix",
+        "trainable": "all",
+    },
+    "prismatic": {
         "encoder": "dinov2+siglip",
         "patch_pool": 1,
         "layers": 24,
@@ -202,6 +219,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "attention": "causal",
         "trainable": "lora",
     },
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"kind": "tiny"},
+    "full": {"kind": "prismatic"},
     "toy": {"patch_pool": 4, "layers": 2, "width": 32, "heads": 4, "kv_heads": 4, "hidden": 64, "queries": 4},
 }
 PRESETS["toy_full"] = {

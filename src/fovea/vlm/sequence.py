@@ -5,12 +5,9 @@ S = H + M + P + Q, D width.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-VLMAttention = Literal["causal", "prefix"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,8 @@ class Sequence:
         """(B, S) long: places counted over real tokens, so padding shifts nothing."""
         return (self.valid.long().cumsum(1) - 1).clamp(min=0)
 
-    def attention_mask(self, attention: VLMAttention) -> Tensor:
-        """(B, 1, S, S) bool, True where a token (second last axis) sees another (last axis).
+    def attention_mask(self, attention: str) -> Tensor:
+        """(B, 1, S, S) bool, True where a token (second last axis) sees another (last axis): `causal` or `prefix`.
 
         Non-obvious: padding sees itself, so that no row of the softmax is empty; nothing else sees padding.
         """
