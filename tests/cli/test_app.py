@@ -114,6 +114,18 @@ def test_lerobots_name_for_the_output_folder_is_understood(toy):
     assert [config.output_dir for config in toy.seen] == ["here", "here"]
 
 
+def test_lerobots_names_of_flags_are_understood():
+    from fovea.cli import flags
+    from fovea.cli.eval import Config
+
+    words = (
+        "--policy.path=run --env.task=libero_goal --env.task_ids=[0,3] --eval.n_episodes=5 --output_dir=here"
+    )
+    config = flags.parse(Config, words.split(), "fovea eval")
+    assert (str(config.checkpoint), config.suite, config.tasks) == ("run", ["libero_goal"], [0, 3])
+    assert (config.episodes, str(config.out)) == (5, "here")
+
+
 def test_flags_win_over_a_configuration_file(toy, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("workers: 5\nquick: true\n")

@@ -14,7 +14,7 @@ def test_this_machine_passes_what_the_tests_themselves_need(capsys):
     """Run for real: the set-up that brought us here provides all of these."""
     main(["doctor", "--json"])
     findings = {row["name"]: row for row in json.loads(capsys.readouterr().out)["findings"]}
-    for name in ("Python", "torch", "LeRobot", "GL", "LIBERO", "video"):
+    for name in ("Python", "torch", "LeRobot", "policies in LeRobot", "GL", "LIBERO", "video"):
         assert findings[name]["state"] == "ok", findings[name]
 
 
@@ -40,6 +40,13 @@ def test_a_missing_gl_library_is_named(monkeypatch):
     finding = doctor.gl(doctor.Config())
     assert finding.state == "missing"
     assert "apt-get install libosmesa6" in finding.mend
+
+
+def test_a_checkout_that_lerobot_cannot_find_is_reported(monkeypatch):
+    monkeypatch.setattr(doctor, "PLUGIN", "lerobot_policy_of_nobody")
+    finding = doctor.plugin(doctor.Config())
+    assert finding.state == "missing"
+    assert "pip install -e ." in finding.mend
 
 
 def test_too_many_threads_are_warned_about(monkeypatch):

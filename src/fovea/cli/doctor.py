@@ -21,6 +21,10 @@ from typing import Literal
 GIGABYTE = 1024**3
 NEEDED_DISK = 5.0  # GB: the demo's data set, cache, checkpoints and videos, with room
 NEEDED_MEMORY = 4.0  # GB: two simulators and one trainer
+PLUGIN = "lerobot_policy_fovea"
+INSTALL = (
+    "`make setup` installs the locked environment (in another project: `pip install lerobot_policy_fovea`)"
+)
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 
 DRAW = """
@@ -97,7 +101,7 @@ def python(config: Config) -> Finding:
 
 def torch(config: Config) -> Finding:
     if importlib.util.find_spec("torch") is None:
-        return Finding("torch", "missing", "not installed", "`make setup` installs the locked environment")
+        return Finding("torch", "missing", "not installed", INSTALL)
     import torch
 
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
@@ -108,7 +112,16 @@ def lerobot(config: Config) -> Finding:
     try:
         return Finding("LeRobot", "ok", importlib.metadata.version("lerobot"))
     except importlib.metadata.PackageNotFoundError:
-        return Finding("LeRobot", "missing", "not installed", "`make setup` installs the locked environment")
+        return Finding("LeRobot", "missing", "not installed", INSTALL)
+
+
+def plugin(config: Config) -> Finding:
+    """LeRobot looks for policies among installed distributions; a checkout on the path is none."""
+    try:
+        return Finding("policies in LeRobot", "ok", f"{PLUGIN} {importlib.metadata.version(PLUGIN)}")
+    except importlib.metadata.PackageNotFoundError:
+        mend = f"`make setup`, or `pip install -e .` in the checkout, so that LeRobot finds {PLUGIN}"
+        return Finding("policies in LeRobot", "missing", f"{PLUGIN} is not installed", mend)
 
 
 def gl(config: Config) -> Finding:
@@ -236,6 +249,7 @@ CHECKS: tuple[Callable[[Config], Finding], ...] = (
     python,
     torch,
     lerobot,
+    plugin,
     gl,
     libero,
     weights,

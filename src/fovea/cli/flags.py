@@ -23,6 +23,17 @@ from fovea.cli.app import nearest
 from fovea.errors import FoveaError
 
 OUTPUT = ("--out", "--output_dir", "--output")  # one thing, whatever the verb calls it
+LEROBOTS = {  # what LeRobot's commands call it -> what ours do
+    "--policy.path": "--checkpoint",
+    "--dataset.root": "--dataset",
+    "--env.task": "--suite",
+    "--env.task_ids": "--tasks",
+    "--env.episode_length": "--max_steps",
+    "--eval.n_episodes": "--episodes",
+    "--optimizer.lr": "--learning_rate",
+    "--save_freq": "--save_every",
+    "--log_freq": "--log_every",
+}
 
 
 def parse[T](config_class: type[T], args: Sequence[str], program: str) -> T:
@@ -100,9 +111,10 @@ def _tidy(
 
 
 def _spelling(flag: str, flags: set[str]) -> str:
-    """The known flag that is meant: with underscores, or LeRobot's name for the output folder."""
+    """The known flag that is meant: with underscores, or by LeRobot's name for it."""
     underscored = "--" + flag[2:].replace("-", "_")
     candidates = [flag, underscored, *(OUTPUT if underscored in OUTPUT else ())]
+    candidates += [LEROBOTS[underscored]] if underscored in LEROBOTS else []
     return next((candidate for candidate in candidates if candidate in flags), flag)
 
 
