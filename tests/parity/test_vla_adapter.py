@@ -1,6 +1,7 @@
 """The public VLA-Adapter implementation and ours give the same numbers (golden tensors, fp32, 1e-5)."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from fovea.cli import main
 from fovea.errors import FoveaError
 from fovea.policies.vla_adapter.convert_vla_adapter import convert_vla_adapter
 from fovea.policies.vla_adapter.modeling_vla_adapter import VLAAdapterPolicy
@@ -117,5 +119,90 @@ def test_incomplete_foreign_or_pickled_weights_are_named(tmp_path):
     with pytest.raises(FoveaError, match=r"got .*nowhere"):
         convert_vla_adapter(tmp_path / "nowhere", tmp_path / "out")
     torch.save({"action_head": Path("x")}, tmp_path / "action.pt")
-    with pytest.raises(FoveaError, match="cannot be read as plain weights"):
+    with pytest.raises(FoveaError, match="expected tensors and nothing else"):
         convert_vla_adapter(tmp_path / "action.pt", tmp_path / "out")
+
+
+def release(weights: dict[str, torch.Tensor], states: VLMStates, proprio, latent, heads: int) -> torch.Tensor:
+    """The released policy, both variants, written down plainly: what other sizes are compared with."""
+    linear, norm = torch.nn.functional.linear, torch.nn.functional.layer_norm
+
+    def apply(name: str, x: torch.Tensor, what=linear) -> torch.Tensor:
+        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        return linear(x, weight, bias) if what is linear else norm(x, x.shape[-1:], weight, bias)
+
+    def split(x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    def turn(x: torch.Tensor) -> torch.Tensor:
+        width = x.shape[-1]
+        angle = torch.arange(x.shape[2])[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
+        angle = torch.cat([angle, angle], -1)
+        other = torch.stack([-x[..., 1::2], x[..., ::2]], -1).reshape(x.shape)
+        return x * angle.cos() + other * angle.sin()
+
+    token = apply("proprio_projector.fc2", torch.nn.functional.gelu(apply("proprio_projector.fc1", proprio)))
+    head = "action_head.model."
+    x = apply(f"{head}fc1", apply(f"{head}layer_norm1", latent, norm)).relu()
+    for i, (vision, queries) in enumerate(zip(states.vision, states.queries, strict=True)):
+        block = f"{head}mlp_resnet_blocks.{i}."
+        pro = f"{block}k_task.weight" in weights
+        names = ("self", "adapter", "task") if pro else ("proj",) * 3
+        rotate = turn if pro else lambda y: y
+        tokens = (x, torch.cat([queries, token[:, None]], 1), vision)
+        q = rotate(split(apply(f"{block}q_proj", x)))
+        scores = [
+            q @ rotate(split(apply(f"{block}k_{n}", t))).transpose(-1, -2)
+            for n, t in zip(names, tokens, strict=True)
+        ]
+        scores[2] = scores[2] * weights[f"{block}gating_factor"].tanh()
+        weight = (torch.cat(scores, -1) / math.sqrt(q.shape[-1])).softmax(-1)
+        values = torch.cat([split(apply(f"{block}v_{n}", t)) for n, t in zip(names, tokens, strict=True)], 2)
+        y = apply(f"{block}o_proj", (weight @ values).transpose(1, 2).flatten(2))
+        x = apply(f"{block}ffn.1", apply(f"{block}ffn.0", x + y, norm)).relu()
+    return apply(f"{head}fc2", apply(f"{head}layer_norm2", x, norm))
+
+
+@pytest.mark.parametrize("variant", ["base", "pro"])
+def test_other_sizes_go_through_the_front_door_and_are_checked(variant, tmp_path, capsys):
+    blocks, width, heads, chunk, action, proprio = 2, 48, 4, 5, 10, 9
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) * 0.3
+
+    weights: dict[str, torch.Tensor] = {}
+    for key, value in public_weights(read(variant)).items():
+        block = key.split("mlp_resnet_blocks.")[-1][0]
+        if block.isdigit() and int(block) >= blocks:
+            continue
+        sizes = {64: width, 128: 2 * width, 448: action * width, 7: action, 8: proprio, 1: 1}
+        weights[key] = draw(*(sizes[size] for size in value.shape))
+    samples = {
+        "in.vision_states": draw(3, blocks + 1, 20, width),
+        "in.query_states": draw(3, blocks + 1, 6, width),
+        "in.proprio": draw(3, proprio),
+        "in.latent": draw(3, chunk, action * width),
+    }
+    for name, latent in (
+        ("zero_latent", torch.zeros_like(samples["in.latent"])),
+        ("latent", samples["in.latent"]),
+    ):
+        samples[f"out.actions_from_{name}"] = release(
+            weights, states(samples), samples["in.proprio"], latent, heads
+        )
+    note = {"note": f"blocks={blocks}, dim={width}, heads={heads}"}
+    file, out = tmp_path / "other.safetensors", tmp_path / "policy"
+    save_file({**{f"weights.{key}": value for key, value in weights.items()}, **samples}, file, metadata=note)
+    assert main(["convert", "vla-adapter", str(file), str(out)]) == 0
+    assert "chunks of 5 x 10, proprioception of 9" in capsys.readouterr().out
+    config = VLAAdapterPolicy.from_pretrained(out).config
+    assert (config.variant, config.n_heads, config.vlm.layers) == (variant, heads, blocks)
+    assert main(["convert", "vla-adapter", str(file), str(out), "--n_heads", "8"]) == 1
+    assert "n_heads" in capsys.readouterr().out
+
+
+def test_the_plain_release_of_these_tests_is_the_release():
+    golden = read("pro")
+    ours = release(public_weights(golden), states(golden), golden["in.proprio"], golden["in.latent"], heads=8)
+    assert torch.allclose(ours, golden["out.actions_from_latent"], **TOLERANCE)

@@ -106,9 +106,11 @@ VERBS: dict[str, Verb] = {
         (
             "fovea convert otter otter.safetensors outputs/otter",
             "fovea convert otter otter.pt outputs/otter --n_obs_steps 12 --cameras image_primary,image_wrist",
+            "fovea convert vla-adapter LIBERO-Object-Pro outputs/vla_adapter_pro --vlm LIBERO-Object-Pro",
         ),
         choices={
             "otter": ("fovea.cli.convert_otter", "OTTER, EF-VLA as its authors released it"),
+            "vla-adapter": ("fovea.cli.convert_vla_adapter", "VLA-Adapter and VLA-Adapter-Pro"),
         },
     ),
     "describe": Verb(

@@ -3,16 +3,11 @@
 Shape letters: L layers, D width of the policy, E = A x (width of the language model), A action size.
 """
 
-import json
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lerobot.configs import FeatureType, PolicyFeature
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fovea.errors import FoveaError
@@ -20,10 +15,9 @@ from fovea.policies.ef_vla.configuration_ef_vla import ACTION, STATE, libero_inp
 from fovea.policies.vla_adapter.configuration_vla_adapter import VLAAdapterConfig
 from fovea.policies.vla_adapter.modeling_vla_adapter import VLAAdapterPolicy
 from fovea.policies.vla_adapter.processor_vla_adapter import make_vla_adapter_pre_post_processors
+from fovea.policies.vla_adapter.public_files import HEAD, PROPRIO, read_public, read_statistics
 from fovea.vlm.config import VLMConfig
 
-HEAD, PROPRIO = "action_head.model.", "proprio_projector."
-STATISTICS = "dataset_statistics.json"
 _ENDS = {"layer_norm1": "stem.norm", "fc1": "stem.linear", "layer_norm2": "head.norm", "fc2": "head.linear"}
 _PROPRIO = {"fc1": "proprio.0", "fc2": "proprio.2"}
 _BLOCK = {
@@ -58,11 +52,11 @@ def convert_vla_adapter(
     and its gripper has the release's convention (`gripper=one_is_open`).
 
     Args:
-        source: a .safetensors file with `action_head.model.*` and `proprio_projector.*`, or a checkpoint folder with
+        source: a file with `action_head.model.*` and `proprio_projector.*`, or a checkpoint folder with
             `action_head--*.pt`, `proprio_projector--*.pt` and, for scaling, dataset_statistics.json.
         target: folder to write: configuration, weights, processors.
         chunk_size: H, which no weight tells; None: what the file says of itself, else 8.
-        n_heads: attention heads; None: what the file says of itself, else 8.
+        n_heads: attention heads; None: what the file says of itself, else 8, as in the release.
         statistics: which data set of dataset_statistics.json; None where there is only one.
         vlm: the VLM to put in front, with the weights that its configuration names; None: the policy takes the states
             of a VLM from its batches (`states_from=batch`).
@@ -70,60 +64,20 @@ def convert_vla_adapter(
     Raises:
         FoveaError: no such file, weights that are not VLA-Adapter's, incomplete ones, or statistics that do not fit.
     """
-    state, said = read_weights(source)
+    public = read_public(source)
     config = vla_adapter_config(
-        state,
-        chunk_size=chunk_size or said.get("chunk", 8),
-        n_heads=n_heads or said.get("heads", 8),
+        public.weights,
+        chunk_size=chunk_size or public.chunk_size or 8,
+        n_heads=n_heads or public.n_heads or 8,
         vlm=vlm,
     )
-    stats = _statistics(source, statistics, config)
+    stats = read_statistics(source, statistics, config.proprio_size, config.action_size)
     policy = VLAAdapterPolicy(config)
-    policy.model.load_state_dict(vla_adapter_weights(state, config), strict=True)
+    policy.model.load_state_dict(vla_adapter_weights(public.weights, config), strict=True)
     policy.save_pretrained(target)
     for processor in make_vla_adapter_pre_post_processors(config, stats):
         processor.save_pretrained(target)
     return policy.eval()
-
-
-def read_weights(source: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Weights by their public names, and the numbers that a file's metadata tells ("heads=8")."""
-    state: dict[str, Tensor] = {}
-    said: dict[str, int] = {}
-    if source.is_dir():
-        for part, prefix in (("action_head", "action_head."), ("proprio_projector", PROPRIO)):
-            files = sorted(source.glob(f"{part}--*.pt")) + sorted(source.glob(f"{part}*.safetensors"))
-            if len(files) != 1:
-                raise FoveaError(
-                    f"expected one {part}--*.pt (or .safetensors) in {source}, found {len(files)}; "
-                    "is this a checkpoint of VLA-Adapter, or are there several steps in it?"
-                )
-            loaded = _load(files[0])[0]
-            state |= {prefix + key.removeprefix(prefix): value for key, value in loaded.items()}
-    else:
-        state, said = _load(source)
-    wanted = (HEAD, PROPRIO)
-    return {key: value for key, value in state.items() if key.startswith(wanted)}, said
-
-
-def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
-    if not file.is_file() or file.suffix not in (".safetensors", ".pt", ".pth"):
-        raise FoveaError(
-            f"expected VLA-Adapter's weights in a .safetensors or .pt file or a folder, got {file}"
-        )
-    said: dict[str, int] = {}
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as content:
-                state = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
-                for text in (content.metadata() or {}).values():
-                    said |= {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", text)}
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise FoveaError(f"{file} cannot be read as plain weights: {error}") from error
-    clean = {re.sub(r"^(weights\.)?(module\.)?", "", key): value for key, value in state.items()}
-    return clean, said
 
 
 def vla_adapter_config(
@@ -210,29 +164,3 @@ def vla_adapter_weights(state: dict[str, Tensor], config: VLAAdapterConfig) -> d
             + "\n  ".join(lines)
         )
     return {ours: state[theirs].float() for theirs, ours in names.items()}
-
-
-def _statistics(source: Path, name: str | None, config: VLAAdapterConfig) -> dict[str, dict[str, Any]] | None:
-    """q01 and q99 of states and actions, as OpenVLA and its heirs save them; None without the file."""
-    file = (source if source.is_dir() else source.parent) / STATISTICS
-    if not file.is_file():
-        return None
-    found = json.loads(file.read_text())
-    if name is None and len(found) != 1:
-        raise FoveaError(f"expected --statistics among {', '.join(found)}: {file} holds several data sets")
-    name = name or next(iter(found))
-    if name not in found:
-        raise FoveaError(f"expected --statistics among {', '.join(found)}, got {name!r}")
-    stats: dict[str, dict[str, Any]] = {}
-    sizes = {"proprio": (STATE, config.proprio_size), "action": (ACTION, config.action_size)}
-    for theirs, (ours, size) in sizes.items():
-        column = {
-            edge: np.asarray(found[name].get(theirs, {}).get(edge, ()), np.float32) for edge in ("q01", "q99")
-        }
-        if any(value.shape != (size,) for value in column.values()):
-            raise FoveaError(
-                f"expected {size} numbers in q01 and q99 of {name}.{theirs} in {file}, got "
-                f"{[value.shape for value in column.values()]}"
-            )
-        stats[ours] = column
-    return stats

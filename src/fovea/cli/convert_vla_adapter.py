@@ -1,0 +1,73 @@
+"""`fovea convert vla-adapter CKPT OUT`: VLA-Adapter's public weights as a policy of ours."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from fovea.errors import FoveaError
+
+
+@dataclass(kw_only=True)
+class Config:
+    """The checkpoint, and what its tensors cannot tell; metadata of the file is read first.
+
+    Attributes:
+        ckpt: a file with `action_head.model.*` and `proprio_projector.*`, or a checkpoint folder of the release.
+        out: folder of the policy.
+        chunk_size: actions of a chunk (8).
+        n_heads: attention heads of the policy (8).
+        statistics: data set of dataset_statistics.json whose scaling is used, where there are several.
+        vlm: folder or file with the weights of its VLM (model.safetensors of the release, or a Prismatic checkpoint);
+            without it the policy takes the states of a VLM from its batches.
+        check: file with inputs (in.*) and the release's outputs (out.*) to compare with; CKPT where it has them.
+    """
+
+    ckpt: Path
+    out: Path
+    chunk_size: int | None = None
+    n_heads: int | None = None
+    statistics: str | None = None
+    vlm: Path | None = None
+    check: Path | None = None
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("ckpt", "out")
+
+    def __post_init__(self) -> None:
+        for name in ("chunk_size", "n_heads"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise FoveaError(f"{name}: expected at least 1, got {value}")
+
+
+def run(config: Config) -> int:
+    """Convert, say what came out, and compare with the release where there is something to compare with."""
+    from fovea.policies.vla_adapter.convert_vla_adapter import convert_vla_adapter
+    from fovea.policies.vla_adapter.parity_vla_adapter import TOLERANCE, vla_adapter_deviations
+    from fovea.policies.vla_adapter.public_files import read_public
+    from fovea.vlm.config import VLMConfig
+
+    vlm = None if config.vlm is None else VLMConfig.full(checkpoint=str(config.vlm), compat=True)
+    policy = convert_vla_adapter(
+        config.ckpt,
+        config.out,
+        chunk_size=config.chunk_size,
+        n_heads=config.n_heads,
+        statistics=config.statistics,
+        vlm=vlm,
+    )
+    sizes = policy.config
+    print(
+        f"{sizes.title}: {sizes.vlm.layers} blocks of width {sizes.dim_model}, {sizes.n_heads} heads, chunks of "
+        f"{sizes.chunk_size} x {sizes.action_size}, proprioception of {sizes.proprio_size}; "
+        f"{'with its VLM' if vlm else 'states of a VLM come from batches'}"
+    )
+    print(f"Policy: {config.out}")
+    samples = read_public(config.ckpt if config.check is None else config.check).samples
+    if not samples:
+        return 0
+    deviations = vla_adapter_deviations(policy, samples)
+    for name, deviation in deviations.items():
+        print(f"  {name:<32} {deviation:.1e} from the release")
+    far = [name for name, deviation in deviations.items() if not deviation <= TOLERANCE]
+    if far:
+        print(f"{', '.join(far)}: further than {TOLERANCE:.0e}; does --n_heads fit the checkpoint?")
+    return 1 if far else 0
