@@ -51,6 +51,14 @@ def test_fp32_gives_the_features_of_the_original(kind, root):
     assert openvino.stands_for(copy) == openvino.stands_for(encoder) == encoder.identity
 
 
+def test_bfloat16_is_near_and_another_encoder(root):
+    encoder = toy()
+    exact, near = (compiled_encoder(encoder, f"openvino-{kind}", root=root) for kind in ("fp32", "bf16"))
+    alike = likeness(encoder, near, pictures(4), ["pick milk"])
+    assert alike["cosine"] > 0.999
+    assert near.identity != exact.identity
+
+
 def test_int8_of_the_shipped_encoder_points_where_the_original_does(root):
     encoder = create_encoder("tiny")
     with pytest.raises(FoveaError, match="fovea compile --encoder tiny"):
@@ -99,7 +107,7 @@ def test_several_threads_may_encode_at_once(root):
 
 
 def test_what_is_missing_is_named(root, monkeypatch):
-    with pytest.raises(FoveaError, match="torch, openvino-fp32, openvino-int8"):
+    with pytest.raises(FoveaError, match="torch, openvino-fp32, openvino-bf16, openvino-int8"):
         compiled_encoder(toy(), "onnx", root=root)
     assert compiled_encoder(encoder := toy(), "torch") is encoder
     find = openvino.importlib.util.find_spec

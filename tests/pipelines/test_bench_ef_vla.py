@@ -56,7 +56,7 @@ def test_the_command_prints_every_figure_and_writes_the_page(tmp_path, capsys):
     assert (
         found["training"]["cache_bytes"] == 2 * 4 * 8 * 2 * 16 * 32
     )  # float16, episodes, frames, cameras, N, D
-    variants = {"reference", "reference_words_kept", "fovea", "openvino_fp32", "int8"}
+    variants = {"reference", "reference_words_kept", "fovea", "openvino_fp32", "openvino_bf16", "int8"}
     assert found["control"]["ms"].keys() == found["control"]["hz"].keys() == variants
     assert 0 <= found["int8"]["pointing_agreement"] <= 1
     assert found["int8"]["feature_cosine"] > 0.95

@@ -35,5 +35,5 @@ def test_int8_that_is_not_calibrated_says_how(make_policy, tmp_path, monkeypatch
     monkeypatch.setenv("FOVEA_CACHE", str(tmp_path))
     with pytest.raises(FoveaError, match="fovea compile --encoder"):
         make_policy(encoder_backend="openvino-int8").select_action(frames(1))
-    with pytest.raises(FoveaError, match="torch, openvino-fp32, openvino-int8"):
+    with pytest.raises(FoveaError, match="torch, openvino-fp32, openvino-bf16, openvino-int8"):
         EFVLAConfig.tiny(encoder_backend="onnx")

@@ -1,4 +1,4 @@
-"""`fovea compile`: a fast copy of an encoder's picture tower (OpenVINO, fp32 or int8), and how near it is."""
+"""`fovea compile`: a fast copy of an encoder's picture tower (OpenVINO: fp32, bfloat16 or int8), and how near it is."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Config:
         dataset: folder of a LeRobot data set of your robot: int8 is calibrated on some of its pictures, and compared
             with the original on others.
         tap: where patches are read; the encoder's own when not given.
-        backend: openvino-int8 or openvino-fp32.
+        backend: openvino-int8, openvino-bf16 or openvino-fp32.
         pictures: how many to calibrate on, and how many to compare on.
         again: make it anew though it is there.
         json: print the numbers as JSON.
@@ -26,7 +26,7 @@ class Config:
     encoder: str = "tiny"
     dataset: Path | None = None
     tap: str | None = None
-    backend: Literal["openvino-int8", "openvino-fp32"] = "openvino-int8"
+    backend: Literal["openvino-int8", "openvino-bf16", "openvino-fp32"] = "openvino-int8"
     pictures: int = 64
     again: bool = False
     json: bool = False

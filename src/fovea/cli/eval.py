@@ -41,7 +41,7 @@ class Config:
         videos: episodes a task that become videos, with heat maps where the policy has some.
         n_action_steps: actions of a chunk that are played before the next one is predicted, if not the policy's own.
         temporal_ensemble: none, newest or oldest, if not the policy's own.
-        encoder_backend: torch, openvino-fp32 or openvino-int8 (see `fovea compile`), for EF-VLA.
+        encoder_backend: torch, openvino-fp32, openvino-bf16 or openvino-int8 (see `fovea compile`), for EF-VLA.
         json: print the numbers as JSON.
     """
 
@@ -61,7 +61,7 @@ class Config:
     videos: int = 1
     n_action_steps: int | None = None
     temporal_ensemble: Literal["none", "newest", "oldest"] | None = None
-    encoder_backend: Literal["torch", "openvino-fp32", "openvino-int8"] | None = None
+    encoder_backend: Literal["torch", "openvino-fp32", "openvino-bf16", "openvino-int8"] | None = None
     json: bool = False
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ def compiled_encoder(
 
     Args:
         encoder: the original, on torch; one that is compiled already is given back.
-        backend: torch gives the original back too; openvino-fp32; openvino-int8.
+        backend: torch gives the original back too; openvino-fp32; openvino-bf16; openvino-int8.
         pictures: uint8 (K, 3, h, w) to calibrate int8 on, needed only when it is made.
         again: make it anew, from other pictures for example.
         root: folder of all caches, `cache_root()` by default.
@@ -66,8 +66,8 @@ def compiled_encoder(
         if backend == "openvino-int8" and pictures is None:
             raise FoveaError(
                 f"the int8 copy of {encoder.name} is not made yet: it is calibrated on pictures. Run `fovea compile "
-                f"--encoder {encoder.name} --dataset <data set of your robot>` once, or use openvino-fp32, which "
-                "needs none"
+                f"--encoder {encoder.name} --dataset <data set of your robot>` once, or use openvino-bf16 or "
+                "openvino-fp32, which need none"
             )
         with locked(folder.with_suffix(".lock")):
             if again or not _is_sound(folder):

@@ -1,4 +1,4 @@
-"""The picture tower of an encoder on OpenVINO, in fp32 or in int8: for processors, two to seven times as fast.
+"""The picture tower of an encoder on OpenVINO, in fp32, bfloat16 or int8: for processors.
 
 The words stay with torch: a sentence is encoded once an episode. Needs the extra `int8` (openvino, nncf).
 
@@ -25,7 +25,8 @@ from fovea.encoders.base import Encoder
 from fovea.errors import FoveaError
 from fovea.tokens import Tokens
 
-BACKENDS = ("torch", "openvino-fp32", "openvino-int8")
+BACKENDS = ("torch", "openvino-fp32", "openvino-bf16", "openvino-int8")
+_PRECISION = {"openvino-bf16": "bf16"}  # the others compute what is not int8 in f32
 
 
 def check_backend(backend: str) -> str:
@@ -48,13 +49,14 @@ def require_openvino(backend: str) -> None:
 class OpenVINOEncoder(Encoder):
     """An encoder whose pictures go through a compiled copy of its picture tower; drop-in for the original.
 
-    Its `identity` is its own, since its numbers differ (by rounding in fp32, visibly in int8): cached features never
-    mix. `stands_for` is the identity of the original, by which a policy recognises the features it was trained on.
+    Its `identity` is its own, since its numbers differ (by rounding in fp32, visibly in bfloat16 and int8): cached
+    features never mix. `stands_for` is the identity of the original, by which a policy recognises the features it was
+    trained on.
 
     Args:
         source: the original: it preprocesses pictures, encodes words and describes itself.
         model: picture.xml that `export` wrote from it, with its .bin beside it.
-        backend: openvino-fp32 or openvino-int8, what the file was exported as.
+        backend: openvino-fp32, openvino-bf16 (fp32 where the processor cannot) or openvino-int8.
         threads: threads of the processor; None takes as many as torch uses.
 
     Raises:
@@ -72,7 +74,7 @@ class OpenVINOEncoder(Encoder):
         self.max_words, self.temperature = source.max_words, source.temperature
         settings = {
             "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
-            "INFERENCE_PRECISION_HINT": "f32",  # else bf16 where the processor has it
+            "INFERENCE_PRECISION_HINT": _PRECISION.get(backend, "f32"),
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
@@ -134,9 +136,9 @@ def export(encoder: Encoder, backend: str, model: Path, pictures: Tensor | None 
 
     Args:
         encoder: one with `patches(pixels)`, as all dual encoders here have it.
-        backend: openvino-fp32 or openvino-int8.
+        backend: openvino-int8 quantises; the others keep the weights as they are.
         model: the .xml to write; the weights go into the .bin beside it.
-        pictures: uint8 (K, 3, H, W) to calibrate int8 on: what the robot's cameras show. Not used in fp32.
+        pictures: uint8 (K, 3, H, W) to calibrate int8 on: what the robot's cameras show. Not used by the others.
 
     Raises:
         FoveaError: packages or pictures are missing, or the encoder cannot be exported.

@@ -1,8 +1,8 @@
 """EF-VLA beside its published form and LeRobot's ACT: training throughput and control latency, in one run.
 
 All run in this process with the same threads, sizes and batch. The published form has CLIP inside the loop
-(`bench_ef_vla_reference`); ours trains from the feature cache and acts with CLIP on torch, and on OpenVINO in fp32
-and int8. Weights are random: speed does not depend on them, and no file is downloaded.
+(`bench_ef_vla_reference`); ours trains from the feature cache and acts with CLIP on torch, and on OpenVINO in
+fp32, bfloat16 and int8. Weights are random: speed does not depend on them, and no file is downloaded.
 """
 
 from __future__ import annotations
@@ -239,6 +239,7 @@ _CONTROL = {
     "reference_words_kept": "as published, words kept",
     "fovea": "Fovea, fp32",
     "openvino_fp32": "Fovea, fp32 on OpenVINO",
+    "openvino_bf16": "Fovea, bfloat16 on OpenVINO",
     "int8": "Fovea, int8 on OpenVINO",
 }
 

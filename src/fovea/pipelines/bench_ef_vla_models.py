@@ -16,6 +16,7 @@ from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
 
 CALIBRATION = 32  # pictures
 HORIZON = 12
+COPIES = {"fp32": "openvino_fp32", "bf16": "openvino_bf16", "int8": "int8"}
 
 
 def build(config: BenchEFVLAConfig) -> tuple[EFVLAPolicy, ReferenceEFVLA]:
@@ -64,11 +65,12 @@ def token_rows(reference: ReferenceEFVLA) -> int:
 
 
 def compiled(policy: EFVLAPolicy, cache: Path, side: int) -> dict[str, EFVLAPolicy]:
-    """The same policy with its picture tower on OpenVINO, in fp32 and int8."""
+    """The same policy with its picture tower on OpenVINO, in fp32, bfloat16 and int8."""
     seen = torch.from_numpy(measure.pictures(CALIBRATION, side, seed=7)).permute(0, 3, 1, 2).contiguous()
     copies = {}
-    for name, backend in (("openvino_fp32", "openvino-fp32"), ("int8", "openvino-int8")):
+    for name in ("fp32", "bf16", "int8"):
+        backend = f"openvino-{name}"
         encoder = compiled_encoder(policy.encoder, backend, pictures=seen, root=cache)
-        copies[name] = EFVLAPolicy(policy.config, encoder=encoder).eval()
-        copies[name].load_state_dict(policy.state_dict())
+        copies[COPIES[name]] = EFVLAPolicy(policy.config, encoder=encoder).eval()
+        copies[COPIES[name]].load_state_dict(policy.state_dict())
     return copies

@@ -58,7 +58,7 @@ class EFVLAConfig(PreTrainedConfig):
         encoder_width, encoder_grid: joint width D and (rows, columns) of patches; None takes them from the encoder.
         temperature: initial image-text temperature tau; None takes 0.07, or the encoder's where it ships with us.
         max_scale: largest 1 / tau (CLIP's own cap); None for no cap, as OTTER's release.
-        encoder_backend: what runs the frozen encoder's picture tower: torch, or openvino-fp32 or openvino-int8 (the
+        encoder_backend: what runs the frozen encoder's picture tower: torch, or openvino-fp32, -bf16 or -int8 (the
             extra `int8`; int8 is calibrated once by `fovea compile`). The policy is the same: a compiled copy
             stands for the encoder of `encoder_identity`. Acting only; cached features keep to torch.
         word_positions: None uses the words of the instruction and nothing else; a number uses that many first
@@ -120,7 +120,7 @@ class EFVLAConfig(PreTrainedConfig):
     encoder: str = "tiny"
     tap: str | None = None
     encoder_identity: str | None = None
-    encoder_backend: Literal["torch", "openvino-fp32", "openvino-int8"] = "torch"
+    encoder_backend: Literal["torch", "openvino-fp32", "openvino-bf16", "openvino-int8"] = "torch"
     encoder_width: int | None = None
     encoder_grid: tuple[int, int] | None = None
     temperature: float | None = None
@@ -229,7 +229,7 @@ class EFVLAConfig(PreTrainedConfig):
     def _check_choices(self) -> None:
         choices = {
             "vision": ("frozen", "finetune", "scratch"),
-            "encoder_backend": ("torch", "openvino-fp32", "openvino-int8"),
+            "encoder_backend": ("torch", "openvino-fp32", "openvino-bf16", "openvino-int8"),
             "fusion": ("early", "late"),
             "value_positions": ("none", "sincos1d", "sincos2d"),
             "value_join": ("add", "concat"),
