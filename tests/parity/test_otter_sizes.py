@@ -59,6 +59,15 @@ def test_the_command_reads_every_size_and_agrees_with_the_reference(name, tmp_pa
     assert config.action_space == ("se3_relative" if sizes.action_dim == 10 else "env")
 
 
+def test_a_converted_policy_that_is_saved_elsewhere_takes_its_clip_along(tmp_path):
+    path = write(Sizes(), tmp_path / "otter.safetensors")
+    convert_otter(path, tmp_path / "policy")
+    EFVLAPolicy.from_pretrained(tmp_path / "policy").save_pretrained(tmp_path / "copy")
+    (tmp_path / "policy").rename(tmp_path / "gone")
+    copy = EFVLAPolicy.from_pretrained(tmp_path / "copy")
+    assert max(otter_deviations(copy, read_otter(path).samples).values()) < 1e-5
+
+
 def test_flags_say_what_a_file_without_metadata_does_not(tmp_path, capsys):
     sizes = Sizes(pooling_heads=2, seq_length=3, first_k=6, pool_true_text=True, cameras=3, vision_out=96)
     path = write(sizes, tmp_path / "otter.safetensors", metadata=False)

@@ -72,12 +72,20 @@ class Features:
         """Whether the encoder's weights are in the checkpoint that will be loaded."""
         return self.source is not None and self.config.vision == "finetune"
 
+    @property
+    def own_clip(self) -> Path | None:
+        """The file of a CLIP that came with the checkpoint ("clip:<file>", beside the policy)."""
+        family, _, file = self.config.encoder.partition(":")
+        if family != "clip" or self.source is None or not (self.source / file).is_file():
+            return None
+        return self.source / file
+
     def _build(self) -> Encoder:
         """The encoder that the configuration names; "clip:<file>" is looked for in the checkpoint's folder first."""
         name, tap = self.config.encoder, self.config.tap
-        family, _, file = name.partition(":")
-        if family == "clip" and self.source is not None and (self.source / file).is_file():
-            name = f"{family}:{self.source / file}"
+        family = name.partition(":")[0]
+        if self.own_clip is not None:
+            name = f"{family}:{self.own_clip}"
         if self.saved and family == name and "/" in name:
             return create_encoder(name, tap=tap, random_weights=True)
         return create_encoder(name, tap=tap)

@@ -3,6 +3,7 @@
 Shape letters: B batch, T time, C cameras, N patches, M words, D joint width, W policy width, H horizon, A action.
 """
 
+import shutil
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -109,6 +110,13 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         return super().from_pretrained(
             pretrained_name_or_path, source=folder if folder.is_dir() else None, **kwargs
         )
+
+    def _save_pretrained(self, save_directory: Path, *args: Any, **kwargs: Any) -> None:
+        """LeRobot's; a CLIP that came beside the policy goes along."""
+        super()._save_pretrained(save_directory, *args, **kwargs)
+        clip = self._features.own_clip
+        if clip is not None and not (Path(save_directory) / clip.name).exists():
+            shutil.copyfile(clip, Path(save_directory) / clip.name)
 
     @property
     def encoder(self) -> Encoder:
