@@ -4,15 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fovea.evaluation.statistics import success_rate
-from fovea.pipelines.ladder_tables import (
-    cell,
-    compare,
-    grounding_table,
-    methods,
-    records,
-    success_table,
-    training_table,
-)
+from fovea.pipelines.ladder_tables import cell, compare, details, ending_of, methods, opening, records
 
 if TYPE_CHECKING:
     from fovea.pipelines.ef_vla_study import EFVLAStudyConfig
@@ -28,16 +20,14 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
     done: Sequence[dict[str, Any]] = outcome["cells"]
     training = list(config.SUITES)
     drawn = [f"{suite}, drawn" for suite in training]
-    commits = ", ".join(sorted({o["commit"] for o in done}))
     lines = [
-        "# EF-VLA on a CPU: the paper's Table 1",
-        "",
-        f"`fovea reproduce ef-vla --scale {config.scale}` (commit {commits or 'none'}; seeds 0 to {config.seeds - 1}): "
-        f"{len(done)} of {len(config.cells())} cells (a method with a seed) are done, "
-        f"{sum(o['seconds'] for o in done) / 3600:.1f} core-hours of training and test episodes.",
-        "",
-        " ".join(_method_of_study(config, outcome["collected"])),
-        "",
+        *opening(
+            "EF-VLA on a CPU: the paper's Table 1",
+            "ef-vla",
+            config,
+            done,
+            _method_of_study(config, outcome["collected"]),
+        ),
         "## Table 1",
         "",
         "| | ours: training tasks, official | ours: training tasks, drawn | ours: unseen tasks | "
@@ -48,13 +38,8 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
         theirs = PAPER.get(method, ("-", "-"))
         ours = " | ".join(cell(done, method, tests) for tests in (training, drawn, UNSEEN))
         lines.append(f"| {method} | {ours} | {theirs[0]} % | {theirs[1]} % |")
-    lines += ["", "## By suite", ""]
-    lines += success_table(done, {test: [test] for test in [*training, *drawn, UNSEEN]})
-    lines += ["", "## Which object the policies went for", ""]
-    lines += grounding_table(done, {"official": training, "drawn": drawn, "unseen": [UNSEEN]})
-    lines += ["", "## What training cost", "", *training_table(done), "", "## What holds here", ""]
-    lines += findings(done, training) or ["Nothing was measured yet."]
-    return "\n".join([*lines, ""])
+    lines += details(done, {"official": training, "drawn": drawn, "unseen": [UNSEEN]})
+    return "\n".join(lines + ending_of(done, findings(done, training)))
 
 
 def _method_of_study(config: "EFVLAStudyConfig", collected: dict[str, Any]) -> list[str]:

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fovea.data.files import atomic_write
 from fovea.evaluation.statistics import success_rate
-from fovea.pipelines.ladder_tables import (
-    cell,
-    compare,
-    grounding_table,
-    methods,
-    records,
-    success_table,
-    training_table,
-)
+from fovea.pipelines.ladder_tables import cell, compare, details, ending_of, methods, opening, records
 
 if TYPE_CHECKING:
     from fovea.pipelines.focus_vla_study import FocusVLAStudyConfig
@@ -39,16 +31,14 @@ def page(config: "FocusVLAStudyConfig", outcome: dict[str, Any]) -> str:
     done: Sequence[dict[str, Any]] = outcome["cells"]
     official = list(config.SUITES)
     drawn = [f"{suite}, drawn" for suite in official]
-    commits = ", ".join(sorted({o["commit"] for o in done}))
     lines = [
-        "# FocusVLA and VLA-Adapter on a CPU: the ladder",
-        "",
-        f"`fovea reproduce focus-vla --scale {config.scale}` (commit {commits or 'none'}; seeds 0 to "
-        f"{config.seeds - 1}): {len(done)} of {len(config.cells())} cells (a method with a seed) are done, "
-        f"{sum(o['seconds'] for o in done) / 3600:.1f} core-hours of training and test episodes.",
-        "",
-        " ".join(_method_of_study(config, outcome["collected"])),
-        "",
+        *opening(
+            "FocusVLA and VLA-Adapter on a CPU: the ladder",
+            "focus-vla",
+            config,
+            done,
+            _method_of_study(config, outcome["collected"]),
+        ),
         "## Table 2",
         "",
         "| | ours: official | ours: drawn | paper: LIBERO average |",
@@ -58,10 +48,7 @@ def page(config: "FocusVLAStudyConfig", outcome: dict[str, Any]) -> str:
         ours = " | ".join(cell(done, method, tests) for tests in (official, drawn))
         paper = f"{PAPER[method]} %" if method in PAPER else "-"
         lines.append(f"| {method} | {ours} | {paper} |")
-    lines += ["", "## By suite", ""]
-    lines += success_table(done, {test: [test] for test in [*official, *drawn]})
-    lines += ["", "## Which object the policies went for", ""]
-    lines += grounding_table(done, {"official": official, "drawn": drawn})
+    lines += details(done, {"official": official, "drawn": drawn})
     if curve := curves(config, done):
         picture = config.results.with_name(f"{config.results.stem}_curve.png")
         draw(curve, picture)
@@ -73,9 +60,7 @@ def page(config: "FocusVLAStudyConfig", outcome: dict[str, Any]) -> str:
             "",
         ]
         lines += _curve_table(config, curve)
-    lines += ["", "## What training cost", "", *training_table(done), "", "## What holds here", ""]
-    lines += findings(config, done) or ["Nothing was measured yet."]
-    return "\n".join([*lines, ""])
+    return "\n".join(lines + ending_of(done, findings(config, done)))
 
 
 def _method_of_study(config: "FocusVLAStudyConfig", collected: dict[str, Any]) -> list[str]:

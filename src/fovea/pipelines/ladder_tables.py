@@ -1,12 +1,43 @@
 """Tables of a study's cells: rates over seeds with intervals, each seed's own rate, and where the policies went."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
 from fovea.evaluation.statistics import SuccessRate, endings, grounding, success_rate
 
 Outcome = dict[str, Any]
+
+
+def opening(title: str, name: str, study: Any, done: Sequence[Outcome], told: Sequence[str]) -> list[str]:
+    """How a study's page begins: command, commits, how much of it is done, and how it was made."""
+    commits = ", ".join(sorted({o["commit"] for o in done})) or "none"
+    hours = sum(o["seconds"] for o in done) / 3600
+    return [
+        f"# {title}",
+        "",
+        f"`fovea reproduce {name} --scale {study.scale}` (commit {commits}; seeds 0 to {study.seeds - 1}): "
+        f"{len(done)} of {len(study.cells())} cells (a method with a seed) are done, {hours:.1f} core-hours of training and test "
+        "episodes.",
+        "",
+        " ".join(told),
+        "",
+    ]
+
+
+def details(done: Sequence[Outcome], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """The middle of a study's page: every test set by itself, and where the policies went in each group of them."""
+    tests = {test: [test] for its in groups.values() for test in its}
+    return [
+        *("", "## By suite", "", *success_table(done, tests)),
+        *("", "## Which object the policies went for", "", *grounding_table(done, groups)),
+    ]
+
+
+def ending_of(done: Sequence[Outcome], found: Sequence[str]) -> list[str]:
+    """How a study's page ends: costs, and the sentences that the numbers allow."""
+    said = found or ["Nothing was measured yet."]
+    return ["", "## What training cost", "", *training_table(done), "", "## What holds here", "", *said, ""]
 
 
 def records(outcomes: Sequence[Outcome], method: str, test: str) -> list[dict[str, Any]]:
@@ -37,7 +68,7 @@ def cell(outcomes: Sequence[Outcome], method: str, test: str | Sequence[str]) ->
 
 
 def success_table(
-    outcomes: Sequence[Outcome], columns: dict[str, Sequence[str]], rows: Sequence[str] = ()
+    outcomes: Sequence[Outcome], columns: Mapping[str, Sequence[str]], rows: Sequence[str] = ()
 ) -> list[str]:
     """Markdown: one row a method, one column a group of test sets."""
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
@@ -48,7 +79,7 @@ def success_table(
     return lines
 
 
-def grounding_table(outcomes: Sequence[Outcome], columns: dict[str, Sequence[str]]) -> list[str]:
+def grounding_table(outcomes: Sequence[Outcome], columns: Mapping[str, Sequence[str]]) -> list[str]:
     """Markdown: which object the gripper closed at and lifted, and how episodes ended, per method and test group."""
     lines = [
         "| | closed at the named object | lifted it first | distance | held, not delivered | not lifted | "
