@@ -131,8 +131,10 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
             mask = ~batch["action_is_pad"].to(actions.device)
         loss, parts = self.model.head.loss(actions, target, mask)
         weight = mask.sum(1).to(loss.dtype)
-        weight = weight / weight.sum().clamp(min=1)  # every real action counts the same
+        real = weight.sum()
+        weight = weight / real.clamp(min=1)  # every real action counts the same
         info = {name: (value.detach() * weight).sum().item() for name, value in parts.items()}
+        info["weight"] = real.item()  # for the mean over several processes
         return (loss if reduction == "none" else (loss * weight).sum()), info
 
     def get_optim_params(self) -> list[dict[str, Any]]:
