@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test lint format types contract lock clean
+.PHONY: help setup demo quick test docs wheel lint format types contract lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,13 @@ quick: ## two minutes: the same stages, too small to mean anything, to see that 
 
 test: setup ## all tests: offline, on a CPU
 	@scripts/test.sh $(ARGS)
+
+docs: setup ## the documentation's site, in site/ (strict: broken links fail)
+	@PATH="$$PWD/.uv-bootstrap/bin:$$HOME/.local/bin:$$PATH" uv sync --quiet --inexact --frozen --extra docs
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+wheel: ## sdist and wheel in dist/, then the wheel alone in a new environment: doctor and demo --quick
+	@scripts/check_wheel.sh
 
 lint: setup ## ruff, check and format
 	@.venv/bin/ruff check .
