@@ -121,7 +121,7 @@ class OpenVINOEncoder(Encoder):
         return {"source": self.source.identity, "backend": self.backend, "files": self._files}
 
     @property
-    def identity(self) -> str:  # type: ignore[override]
+    def identity(self) -> str:
         """sha256 over tap and description: unlike the original's, and unlike another calibration's."""
         return hashlib.sha256(json.dumps([self.tap, self.describe()], sort_keys=True).encode()).hexdigest()
 

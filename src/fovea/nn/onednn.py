@@ -51,7 +51,7 @@ class OneDNNLinear(nn.Linear):
 class OneDNNAttention(nn.MultiheadAttention):
     """`nn.MultiheadAttention` through oneDNN where it is plain self-attention (B, N, D); torch's own for all else."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
         mask = options.get("attn_mask")

@@ -205,7 +205,9 @@ def deviation(original: EFVLAPolicy, copy: EFVLAPolicy, count: int, side: int) -
         cosine of patches.
     """
     frames = [observation(100 + number, side) for number in range(count)]
-    batch = {key: torch.cat([frame[key] for frame in frames]) for key in (*keys.IMAGES, keys.STATE)}
+    batch: dict[str, Any] = {
+        key: torch.cat([frame[key] for frame in frames]) for key in (*keys.IMAGES, keys.STATE)
+    }
     batch[keys.TASK] = [SENTENCES[i % len(SENTENCES)] for i in range(count)]
     found = []
     for policy in (original, copy):

@@ -83,6 +83,9 @@ class ReferenceEFVLA(nn.Module):
         sizes: of everything that trains.
     """
 
+    positions: Tensor
+    causal: Tensor
+
     def __init__(self, clip: open_clip.CLIP, sizes: ReferenceSizes) -> None:
         super().__init__()
         self.sizes = sizes
