@@ -87,7 +87,7 @@ def test_a_training_checkpoint_of_the_release_is_read_with_its_statistics(conver
             if key.startswith(part)
         }
         torch.save(mine, release / f"{part}--150000_checkpoint.pt")
-    action = {"q01": [-0.5] * 6 + [0.0], "q99": [0.5] * 6 + [1.0]}
+    action = {"q01": [-0.5] * 5 + [-0.01, 0.0], "q99": [0.5] * 5 + [0.01, 1.0]}
     (release / "dataset_statistics.json").write_text(
         json.dumps({"libero": {"action": action, "proprio": {"q01": [-2] * 8, "q99": [2] * 8}}})
     )
@@ -98,8 +98,8 @@ def test_a_training_checkpoint_of_the_release_is_read_with_its_statistics(conver
     from lerobot.policies.factory import make_pre_post_processors
 
     before, after = make_pre_post_processors(again.config, pretrained_path=str(folder / "again"))
-    unscaled = after(torch.tensor([[1.0, -1.0, 0.0, 0.0, 0.0, 0.0, -1.0]]))
-    assert torch.allclose(unscaled, torch.tensor([[0.5, -0.5, 0.0, 0.0, 0.0, 0.0, -1.0]]), atol=1e-6)
+    unscaled = after(torch.tensor([[1.0, -1.0, 0.0, 0.0, 0.0, 1.0, -1.0]]))
+    assert torch.allclose(unscaled, torch.tensor([[0.5, -0.5, 0.0, 0.0, 0.0, 0.01, -1.0]]), atol=1e-6)
     scaled = before({"observation.state": torch.ones(1, 8), "task": ["x"]})["observation.state"]
     assert torch.allclose(scaled, torch.full((1, 8), 0.5), atol=1e-6)
 

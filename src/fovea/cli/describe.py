@@ -1,6 +1,7 @@
 """`fovea describe`: the sizes and parameters of a policy type or of a checkpoint."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,9 @@ class Config(PolicyFlags):
 
         known = {f"--{field}" for field in config_class(kind).__dataclass_fields__}
         own = {f"--{field}" for field in cls.__dataclass_fields__}
-        words = [f"--policy.{word[2:]}" if word.partition("=")[0] in known - own else word for word in words]
+        words = [
+            f"--policy.{word[2:]}" if re.split(r"[.=]", word)[0] in known - own else word for word in words
+        ]
         if not any(word.partition("=")[0] == PRESET for word in words):
             words.append(f"{PRESET}={'full' if 'full' in presets(kind) else 'tiny'}")
         return super().for_words([*words, *more, TYPE, kind])

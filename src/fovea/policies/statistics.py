@@ -56,16 +56,32 @@ def quantiles(column: dict[str, Any]) -> dict[str, Any]:
     return column | {"q01": low - widened, "q99": high + widened}
 
 
+def exact_quantiles(column: dict[str, Any]) -> dict[str, Any]:
+    """q01 and q99 become -1 and 1 whatever their distance, as public weights expect."""
+    return column | {name: _quantile(column, name, edge) for name, edge in (("q01", "min"), ("q99", "max"))}
+
+
 def quantiles_but_gripper(column: dict[str, Any]) -> dict[str, Any]:
-    """The same, and the last dimension, -1 or +1, stays as it is."""
-    column = quantiles(column)
+    """As `quantiles`, and the last dimension, -1 or +1, stays as it is."""
+    return _gripper_untouched(quantiles(column))
+
+
+def exact_quantiles_but_gripper(column: dict[str, Any]) -> dict[str, Any]:
+    """As `exact_quantiles`, and the last dimension, -1 or +1, stays as it is."""
+    return _gripper_untouched(exact_quantiles(column))
+
+
+def _gripper_untouched(column: dict[str, Any]) -> dict[str, Any]:
     column["q01"][-1], column["q99"][-1] = -1.0, 1.0
     return column
 
 
 RULES = {
     rule.__name__: rule
-    for rule in (rotation_untouched, symmetric, symmetric_but_gripper, quantiles, quantiles_but_gripper)
+    for rule in (
+        *(rotation_untouched, symmetric, symmetric_but_gripper, quantiles, quantiles_but_gripper),
+        *(exact_quantiles, exact_quantiles_but_gripper),
+    )
 }
 
 

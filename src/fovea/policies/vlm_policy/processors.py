@@ -13,10 +13,11 @@ def make_processors(
 ) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
     """Build LeRobot's default pipelines over quantiles (see `fovea.policies.statistics`).
 
-    A gripper that is played as open or close stays -1 or +1.
+    A gripper that is played as open or close stays -1 or +1. A dimension that hardly moves is not blown up, except for
+    public weights (`gripper=one_is_open`), which were trained so.
     """
-    rules = {
-        STATE: "quantiles",
-        ACTION: "quantiles" if config.gripper == "as_is" else "quantiles_but_gripper",
-    }
-    return make_adjusted_processors(config, dataset_stats, rules)
+    exact = "exact_" if config.gripper == "one_is_open" else ""
+    action = "quantiles" if config.gripper == "as_is" else "quantiles_but_gripper"
+    return make_adjusted_processors(
+        config, dataset_stats, {STATE: f"{exact}quantiles", ACTION: exact + action}
+    )
