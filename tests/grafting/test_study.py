@@ -24,7 +24,7 @@ def trained(data, tmp_path_factory):
     return root
 
 
-PLAN = Plan(["large", "small"], ["random/tiny", "tiny"], ["left", "right"], seeds=2, pooling=[2])
+PLAN = Plan(["large", "small"], ["random/tiny", "tiny"], ["left"], seeds=2, pooling=[2])
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_pages_and_numbers_tell_the_same(done, tmp_path):
     for piece in (found["verdict"], found["caveat"]):
         assert piece in text
     assert "<svg" in page.read_text()
-    for figure in ("ranks-left", "ranks-right", "rank-flow"):
+    for figure in ("ranks-left", "rank-flow"):
         assert (tmp_path / "figures" / f"{figure}.svg").is_file()
         assert f"figures/{figure}.svg" in text
     row = found["tables"]["small"]["left"]["rows"][0]

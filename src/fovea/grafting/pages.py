@@ -94,7 +94,9 @@ def to_html(found: Mapping[str, Any], figures: Mapping[str, str], head: Sequence
     for number, (heading, notes, tables, names) in enumerate(_sections(found)):
         parts = [f"<p>{escape(note)}</p>" for note in notes]
         parts += [
-            f"<figure>{figures[name]}<figcaption>{_caption(name)}</figcaption></figure>" for name in names
+            f'<figure style="margin-bottom:1.8rem">{figures[name]}'
+            f"<figcaption>{_caption(name)}</figcaption></figure>"
+            for name in names
         ]
         parts += [_html_table(*table) for table in tables]
         sections.append(section(f"part-{number}", heading, *parts))
