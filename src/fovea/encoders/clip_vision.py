@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import AttentionalPooler, ResidualAttentionBlock, VisionTransformer
 from timm.layers import Attention, AttentionPoolLatent
-from timm.models.eva import Eva
+from timm.models.eva import Eva, EvaBlockPostNorm
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
@@ -100,6 +100,8 @@ def attend(attention: nn.MultiheadAttention, x: Tensor, *, query_query: bool) ->
 
 def _last_attention(block: Any, x: Tensor, *, query_query: bool, **place: Any) -> Tensor:
     """What the attention of a timm block adds to the stream, (B, N, V)."""
+    if isinstance(block, EvaBlockPostNorm):
+        return block.norm1(block.attn(x, **place))
     x = block.norm1(x)
     if not query_query:
         x = block.attn(x, **place)
