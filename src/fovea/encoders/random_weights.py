@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fovea.encoders.base import VisionEncoder
-from fovea.encoders.registry import create_vision_encoder
+from fovea.encoders.registry import built_without_weights, create_vision_encoder
 from fovea.errors import FoveaError
 
 SEED = 0
@@ -15,7 +15,7 @@ SEED = 0
 def create_random(name: str = "random/tiny", *, tap: str | None = None, seed: int = SEED) -> VisionEncoder:
     """Build "random/<encoder>" ("random" alone is "random/tiny"): same network and preprocessing, weights drawn anew.
 
-    The same name and seed give the same weights on every machine.
+    The same name and seed give the same weights on every machine. timm's networks need no weights for it.
 
     Raises:
         FoveaError: the encoder is unknown, or its weights (of which the sizes are taken) are missing.
@@ -23,7 +23,7 @@ def create_random(name: str = "random/tiny", *, tap: str | None = None, seed: in
     inner = name.partition("/")[2] or "tiny"
     if inner.partition("/")[0] == "random":
         raise FoveaError(f"expected the name of an encoder after random/, got {inner!r}")
-    encoder = create_vision_encoder(inner, tap=tap)
+    encoder = create_vision_encoder(inner, tap=tap, random_weights=built_without_weights(inner))
     forget(encoder, seed)
     encoder.name = name
     return encoder

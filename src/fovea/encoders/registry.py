@@ -87,13 +87,17 @@ def create_vision_encoder(
         FoveaError: the name or the tap is unknown (with the nearest match), or weights are missing.
     """
     if random_weights:
-        parts = {_family(part) for part in split_parts(name)}
-        if parts <= _BUILT_WITHOUT_WEIGHTS:
+        if built_without_weights(name):
             kwargs["random_weights"] = True
         else:
             name = f"random/{name}"
     factory: Callable[..., VisionEncoder] = _vision_factory(name) or _dual_factory(name)
     return factory(name, tap=tap, **kwargs).freeze()
+
+
+def built_without_weights(name: str) -> bool:
+    """Whether a network can be made before its weights are there, so that random ones need no download."""
+    return {_family(part) for part in split_parts(name)} <= _BUILT_WITHOUT_WEIGHTS
 
 
 def split_parts(name: str) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fovea.errors import FoveaError
+from fovea.grafting.cells import Cell
 from fovea.grafting.ranking import Bootstrap, compare, pairs, rank, runs_of
 from fovea.grafting.scores import METRICS
 
@@ -62,8 +63,7 @@ def find(study: Mapping[str, Any], *, draws: int = 2000) -> dict[str, Any]:
 
 def is_candidate(record: Record) -> bool:
     """Whether a record is one of the ranked grafts."""
-    cell = record["cell"]
-    return cell["kind"] == "graft" and cell["vision"] == "pictures" and cell["side"] is None
+    return Cell(**record["cell"]).is_candidate
 
 
 def _of(records: Sequence[Record], **wanted: Any) -> list[Record]:

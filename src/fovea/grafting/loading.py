@@ -127,17 +127,11 @@ def load_backbone(
 
 def use_data_statistics(backbone: Backbone, stats: dict[str, dict[str, torch.Tensor]]) -> None:
     """Normalise with a data set's statistics, for a checkpoint that brings none (a base model)."""
-    from lerobot.configs import FeatureType, PolicyFeature
-    from lerobot.policies.factory import make_pre_post_processors
-
-    config = backbone.policy.config
-    config.input_features[keys.STATE] = PolicyFeature(
-        FeatureType.STATE, tuple(stats[keys.STATE]["mean"].shape)
-    )
-    config.output_features = {
-        keys.ACTION: PolicyFeature(FeatureType.ACTION, tuple(stats[keys.ACTION]["mean"].shape))
-    }
-    backbone.before, backbone.after = make_pre_post_processors(config, dataset_stats=stats)
+    flat = {f"{key}.{name}": value for key, own in stats.items() for name, value in own.items()}
+    for pipeline in (backbone.before, backbone.after):
+        for step in pipeline.steps:
+            if hasattr(step, "stats"):
+                step.load_state_dict(flat)
 
 
 def check_weights(policy: torch.nn.Module, path: Path) -> None:

@@ -7,6 +7,8 @@ Shapes: B pictures, N patches, V width of the encoder, C cameras.
 
 import hashlib
 import json
+import re
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ from fovea.grafting.cells import native_source
 from fovea.grafting.samples import FrameSubset
 from fovea.grafting.wrapper import check_square, pool
 from fovea.tokens import Tokens
+
+TAP = re.compile(r"([^@]+(?:@\d+)?)@([a-zA-Z]\w*)")
 
 
 class PooledEncoder(VisionEncoder):
@@ -159,9 +163,14 @@ class StoredTokens:
 
 
 def create_encoder_of(name: str) -> VisionEncoder:
-    """An encoder by its name in a study: a registry name, with `@tap` where it is to be read elsewhere than usual."""
-    name, _, tap = name.partition("@")
-    return create_vision_encoder(name, tap=tap or None)
+    """An encoder by its name in a study: a registry name, with `@tap` where it is to be read elsewhere than usual.
+
+    Non-obvious: `dinov2@224` is a size, and part of the registry's name; taps begin with a letter.
+    """
+    known, tap = TAP.fullmatch(name), None
+    if known is not None:
+        name, tap = known.groups()
+    return create_vision_encoder(name, tap=tap)
 
 
 def store_tokens(
@@ -184,8 +193,6 @@ def store_tokens(
     Raises:
         FoveaError: a grid that is not square, tokens that are not finite, a full disk.
     """
-    import time
-
     pooled = PooledEncoder(encoder, sides)
     began = time.monotonic()
     cache = build_features(pooled, frames, root=root, workers=workers, progress=progress)

@@ -6,7 +6,7 @@ language model.
 
 import math
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -133,8 +133,3 @@ def check_square(grid: tuple[int, int], whose: str) -> None:
             f"expected {whose} to give a square grid of patches, got {rows} x {columns}; "
             "choose an encoder (or an image size) with as many rows as columns"
         )
-
-
-def trainable(projector: nn.Module) -> dict[str, Any]:
-    """Names and parameters that a graft trains."""
-    return {name: parameter for name, parameter in projector.named_parameters() if parameter.requires_grad}

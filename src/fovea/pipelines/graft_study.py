@@ -159,7 +159,12 @@ class GraftStudyConfig:
 
     def decides(self) -> dict[str, Any]:
         """Settings of the study whose change makes it another one."""
-        free = ("out", "results", "workers", "device", "encoders", "seeds", "control_seeds", "episodes")
+        free = {"out", "results", "workers", "device", "encoders", "seeds", "control_seeds", "episodes"}
+        free |= {
+            "samples",
+            "recipe",
+            "score",
+        }  # runs know their own; others of the same backbones may join them
         return {name: value for name, value in vars(self).items() if name not in free}
 
 
@@ -189,9 +194,9 @@ def run(config: GraftStudyConfig) -> dict[str, Any]:
     if config.trains_backbones:
         datasets = [open_dataset(config.out / "data" / suite) for suite in config.suites]
         for number, name in enumerate(config.backbones or []):
-            budget = config.training(number)
-            with stages.stage(f"train {name}", f"{budget.steps} steps on {len(datasets)} suites"):
-                train_native(name, datasets, trained / name, budget)
+            training = config.training(number)
+            with stages.stage(f"train {name}", f"{training.steps} steps on {len(datasets)} suites"):
+                train_native(name, datasets, trained / name, training)
             if config.episodes:
                 with stages.stage(f"check {name}", "closed loop, trained and untrained"):
                     checks[name] = check(config, name, trained)
@@ -206,7 +211,8 @@ def run(config: GraftStudyConfig) -> dict[str, Any]:
         workers=config.workers,
     )
     plan = config.plan()
-    with stages.stage("graft", f"{len(plan.cells())} runs"):
+    budget = f"{len(plan.cells())} runs of {settings.recipe.steps} steps"
+    with stages.stage(f"graft, {budget}", f"on {len(config.suites)} suites"):
         found = find(run_study(plan, settings))
     found |= {
         "scale": config.scale,
