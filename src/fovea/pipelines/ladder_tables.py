@@ -17,8 +17,8 @@ def opening(title: str, name: str, study: Any, done: Sequence[Outcome], told: Se
         f"# {title}",
         "",
         f"`fovea reproduce {name} --scale {study.scale}` (commit {commits}; seeds 0 to {study.seeds - 1}): "
-        f"{len(done)} of {len(study.cells())} cells (a method with a seed) are done, {hours:.1f} core-hours of training and test "
-        "episodes.",
+        f"{len(done)} of {len(study.cells())} cells (a method with a seed) are done, {hours:.1f} core-hours "
+        "of training and test episodes.",
         "",
         " ".join(told),
         "",
