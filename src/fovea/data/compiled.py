@@ -10,6 +10,7 @@ Shapes: K pictures, n frames of an episode, h, w pixels.
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -82,16 +83,18 @@ def calibration_pictures(dataset: RecordedDataset, count: int = 64) -> Tensor:
         FoveaError: the data set has no cameras, or cameras of different sizes.
     """
     if not dataset.cameras or count < 1:
-        raise FoveaError(f"expected cameras in {dataset.root} and a count above 0, got {count} of none")
-    each = 2  # pictures of an episode and camera
-    episodes = np.linspace(
-        0, len(dataset.episodes) - 1, max(1, count // (each * len(dataset.cameras)))
-    ).round()
+        raise FoveaError(
+            f"expected cameras in {dataset.root} and a count above 0, got {len(dataset.cameras)} cameras and {count}"
+        )
+    cameras, most = len(dataset.cameras), len(dataset.episodes)
+    wanted = min(
+        most, max(1, count // (2 * cameras))
+    )  # two pictures of an episode and camera, more if need be
+    each = math.ceil(count / (wanted * cameras))
     pictures = []
-    for index in np.unique(episodes.astype(int)):
-        episode = dataset.episodes[index].index
+    for place in np.linspace(0, most - 1, wanted).round().astype(int):
         for key in dataset.cameras:
-            frames = dataset.frames(episode, key)
+            frames = dataset.frames(dataset.episodes[place].index, key)
             pictures += [frames[int(i)] for i in np.linspace(0, len(frames) - 1, each + 2)[1:-1]]
     if len({picture.shape for picture in pictures}) != 1:
         raise FoveaError(f"expected cameras of one size in {dataset.root}, got several")

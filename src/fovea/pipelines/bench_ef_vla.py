@@ -103,12 +103,13 @@ def _measure(config: BenchEFVLAConfig, cache: Path, say: Callable[[str], None]) 
 
     from fovea.pipelines import bench_ef_vla_measure as measure
     from fovea.pipelines.bench_ef_vla_models import build, compiled, token_rows
+    from fovea.pipelines.bench_ef_vla_work import flops, matmul_speed
 
     clock = measure.CLOCKS[config.clock]
     ours, reference = build(config)
     side = reference.clip.visual.image_size[0]
-    work = measure.flops(reference)
-    speed = measure.matmul_speed(token_rows(reference), reference.clip.visual.conv1.out_channels, clock)
+    work = flops(reference)
+    speed = matmul_speed(token_rows(reference), reference.clip.visual.conv1.out_channels, clock)
     say("training from the cache")
     trained = measure.train_ours(ours, config.batch, config.train_steps, 4 * config.context, clock)
     say("training, as published")

@@ -8,18 +8,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from fovea.data import keys
 from fovea.data.dataset import EpisodeInfo, RecordedDataset
 from fovea.data.feature_build import build_features
 from fovea.data.windows import WindowSource
-from fovea.nn.onednn import linear
 from fovea.pipelines.bench_ef_vla_reference import ReferenceController, ReferenceEFVLA
 from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
 from fovea.policies.ef_vla.processor_ef_vla import make_ef_vla_pre_post_processors
@@ -271,44 +268,3 @@ def act(side: int, batch: int, rounds: int, clock: Clock) -> dict[str, float]:
         "samples_per_second": batch / float(np.median(steps[1:])),
         "control_ms": float(np.median(chunks[1:])),
     }
-
-
-def flops(model: ReferenceEFVLA) -> dict[str, float]:
-    """GFLOP (two for a multiply and add) of the parts of a control step, counted by torch."""
-    side, sizes = model.clip.visual.image_size[0], model.sizes
-    seen = torch.zeros(sizes.cameras, 3, side, side, dtype=torch.uint8)
-
-    def count(function: Callable[[], object]) -> float:
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # torch cannot count what is inside
-        try:
-            with FlopCounterMode(display=False) as counter:
-                function()
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
-        return counter.get_total_flops() / 1e9
-
-    patches, words = model.patches(seen)[None, None], model.words(SENTENCES[:1])
-    state = torch.zeros(1, 1, sizes.state)
-    tokens = torch.zeros(1, sizes.context, sizes.width)
-    return {
-        "pictures": count(lambda: model.patches(seen)),
-        "words": count(lambda: model.words(SENTENCES[:1])),
-        "policy": count(lambda: (model.tokens(patches, words, state), model.predict(tokens))),
-    }
-
-
-@torch.inference_mode()
-def matmul_speed(rows: int, width: int, clock: Clock) -> dict[str, float]:
-    """GFLOP/s of a picture tower's largest product, (R, V) x (V, 4V), as torch does it and through oneDNN."""
-    x, weight = torch.randn(rows, width), torch.randn(4 * width, width)
-    work = 8 * rows * width * width / 1e9
-    found = {}
-    for name, product in (("torch", torch.nn.functional.linear), ("onednn", linear)):
-        times = []
-        for _ in range(12):
-            began = clock()
-            cast(Callable[[Tensor, Tensor], Tensor], product)(x, weight)
-            times.append(clock() - began)
-        found[name] = work / max(float(np.median(times[2:])), 1e-9)
-    return found
