@@ -33,7 +33,7 @@ import fovea
 
 assert "site-packages" in fovea.__file__, fovea.__file__
 assert pathlib.Path(fovea.__file__).with_name("py.typed").is_file(), "py.typed is not in the wheel"
-heavy = [name for name in ("mujoco", "robosuite", "libero", "timm", "openvino", "ray", "peft", "mkdocs") if importlib.util.find_spec(name)]
+heavy = [name for name in ("mujoco", "robosuite", "libero", "openvino", "ray", "peft", "mkdocs") if importlib.util.find_spec(name)]
 assert not heavy, f"the core is not light: it brought {heavy}"
 PY
 venv/bin/fovea --help >/dev/null

@@ -22,6 +22,17 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
+def on_config(config: Any) -> Any:
+    """A how-to page that nobody listed in mkdocs.yml comes last among what one can do."""
+    listed = set(_pages(config.nav))
+    new = sorted(
+        path.name for path in (ROOT / "docs").glob("*.md") if path.name not in {"README.md", *listed}
+    )
+    (section,) = (part["Do"] for part in config.nav if "Do" in part)
+    section += new
+    return config
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that mkdocs does not find in docs/."""
     for source, page in _homes().items():
@@ -63,6 +74,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return "".join([*parts, LINK.sub(moved, markdown[at:])])
 
 
+def _pages(nav: Any) -> list[str]:
+    if isinstance(nav, str):
+        return [nav]
+    inside = nav.values() if isinstance(nav, dict) else nav
+    return [page for part in inside for page in _pages(part)]
+
+
 def _homes() -> dict[str, str]:
     """Path in the repository -> page on the site, for what is not in docs/."""
     results = {
@@ -72,7 +90,12 @@ def _homes() -> dict[str, str]:
 
 
 def _results(paths: list[Path]) -> str:
-    lines = ["# Results", "", "What studies and benchmarks found, as the commands that they name wrote it.", ""]
+    lines = [
+        "# Results",
+        "",
+        "What studies and benchmarks found, as the commands that they name wrote it.",
+        "",
+    ]
     for path in paths:
         title = next(line for line in path.read_text().splitlines() if line.startswith("# "))
         lines.append(f"- [{title[2:]}](results/{path.name})")

@@ -50,3 +50,14 @@ def test_damage_is_named_or_harmless(kind, source, tmp_path):
             )
         shutil.rmtree(root)
     assert named > share / 2
+
+
+def test_a_journal_that_calls_an_episode_by_another_number(source, tmp_path):
+    """Found by the drill: one flipped bit made 1 a 3."""
+    make, read = KINDS["cache"]
+    make(tmp_path, source)
+    (journal,) = tmp_path.glob("features/*/journal.jsonl")
+    journal.write_text(journal.read_text().replace('"episode": 1', '"episode": 3'))
+    with pytest.raises(FoveaError, match="lacks 1 episodes"):
+        read(tmp_path)
+    assert build_features(PoolEncoder(), open_dataset(source), root=tmp_path, progress=False).verify() == []

@@ -47,7 +47,7 @@ class FeatureCache:
         self.shape: tuple[int, int, int, int] = tuple(self.about["shape"])
         self._bounds = np.array([start for start, _ in self.about["episodes"]] + [self.shape[0]])
         self._checksums = read_journal(self.folder)
-        missing = len(self.about["episodes"]) - len(self._checksums)
+        missing = sum(number not in self._checksums for number in range(len(self.about["episodes"])))
         if missing:
             raise FoveaError(
                 f"the feature cache {folder} lacks {missing} episodes; build it again to finish it"
@@ -60,7 +60,7 @@ class FeatureCache:
             )
         frames, cameras, patches, width = self.shape
         self._map = np.memmap(path, np.float16, "r", shape=(frames * cameras, patches, width))
-        self._verified = np.zeros(len(self._checksums), bool)
+        self._verified = np.zeros(len(self.about["episodes"]), bool)
 
     @property
     def frames(self) -> int:
