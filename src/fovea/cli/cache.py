@@ -14,9 +14,7 @@ class Config:
     dataset: Path  # folder of a LeRobot data set, as `fovea collect` writes it
     encoder: str = "tiny"  # tiny, tiny:FOLDER, ViT-B-32/openai, dinov2, siglip, dinov2+siglip, timm/NAME
     tap: str | None = None  # where patches are read (attn_qk, attn_qq, out); the encoder's own when not given
-    variants: int = (
-        0  # augmented views of every frame, beside the recorded one; `fovea train --variants` draws from them
-    )
+    variants: int = 0  # augmented views of every frame, for `fovea train --variants`
     augment: Augmentation = field(default_factory=Augmentation)  # what is drawn (Table 6 of the paper)
     workers: int = 2  # threads that encode at the same time
     batch_size: int = 32  # pictures per call of the encoder
