@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 
 import numpy as np
 import open_clip
@@ -98,12 +99,13 @@ def test_a_damaged_file_is_made_again(root):
 
 
 def test_several_threads_may_encode_at_once(root):
-    copy = compiled_encoder(toy(), "openvino-fp32", root=root)
+    compiled = compiled_encoder(toy(), "openvino-fp32", root=root)
     seen = [pictures(3, seed=i) for i in range(8)]
-    expected = [copy.encode_image(one).values for one in seen]
+    expected = [compiled.encode_image(one).values for one in seen]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda one: copy.encode_image(one).values, seen))
+        found = list(pool.map(lambda one: compiled.encode_image(one).values, seen))
     assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert deepcopy([compiled])[0] is compiled
 
 
 def test_what_is_missing_is_named(root, monkeypatch):

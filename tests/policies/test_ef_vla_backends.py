@@ -37,3 +37,12 @@ def test_int8_that_is_not_calibrated_says_how(make_policy, tmp_path, monkeypatch
         make_policy(encoder_backend="openvino-int8").select_action(frames(1))
     with pytest.raises(FoveaError, match="torch, openvino-fp32, openvino-bf16, openvino-int8"):
         EFVLAConfig.tiny(encoder_backend="onnx")
+
+
+def test_vision_that_is_trained_has_no_compiled_copy(make_policy):
+    with pytest.raises(FoveaError, match="encoder_backend=torch with vision=finetune"):
+        make_policy(vision="finetune", encoder_backend="openvino-fp32")
+    policy = make_policy(vision="finetune")
+    policy.config.encoder_backend = "openvino-fp32"  # as `fovea eval --encoder_backend` changes it
+    with pytest.raises(FoveaError, match="what it trained is no frozen encoder"):
+        _ = policy.picture_encoder

@@ -87,6 +87,10 @@ class OpenVINOEncoder(Encoder):
         self._files = [_digest(path) for path in (model, model.with_suffix(".bin"))]
         self._requests = threading.local()  # a request serves one thread at a time
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OpenVINOEncoder":
+        """Itself: nothing in it changes, and what OpenVINO compiled cannot be copied."""
+        return self
+
     @property
     def stands_for(self) -> str:
         """Identity of the original."""

@@ -97,6 +97,11 @@ class Features:
         Raises:
             FoveaError: see `fovea.data.compiled.compiled_encoder`.
         """
+        if self.trained is not None and self.config.encoder_backend != "torch":
+            raise FoveaError(
+                f"expected encoder_backend=torch for a policy with vision={self.config.vision}, got "
+                f"{self.config.encoder_backend}: what it trained is no frozen encoder"
+            )
         if self._picture_encoder is None:
             self._picture_encoder = compiled_encoder(self.encoder, self.config.encoder_backend)
         return self._picture_encoder
