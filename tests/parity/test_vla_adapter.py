@@ -13,6 +13,7 @@ from fovea.cli import main
 from fovea.errors import FoveaError
 from fovea.policies.vla_adapter.convert_vla_adapter import convert_vla_adapter
 from fovea.policies.vla_adapter.modeling_vla_adapter import VLAAdapterPolicy
+from fovea.vlm.config import VLMConfig
 from fovea.vlm.states import VLMStates
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -163,14 +164,15 @@ def release(weights: dict[str, torch.Tensor], states: VLMStates, proprio, latent
     return apply(f"{head}fc2", apply(f"{head}layer_norm2", x, norm))
 
 
-@pytest.mark.parametrize("variant", ["base", "pro"])
-def test_other_sizes_go_through_the_front_door_and_are_checked(variant, tmp_path, capsys):
-    blocks, width, heads, chunk, action, proprio = 2, 48, 4, 5, 10, 9
-    generator = torch.Generator().manual_seed(0)
+def draw(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape) * 0.3
 
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator) * 0.3
 
+def other_weights(
+    variant: str, blocks: int, width: int, action: int, proprio: int
+) -> dict[str, torch.Tensor]:
+    """Random public weights of other sizes than the goldens'."""
+    torch.manual_seed(0)
     weights: dict[str, torch.Tensor] = {}
     for key, value in public_weights(read(variant)).items():
         block = key.split("mlp_resnet_blocks.")[-1][0]
@@ -178,6 +180,13 @@ def test_other_sizes_go_through_the_front_door_and_are_checked(variant, tmp_path
             continue
         sizes = {64: width, 128: 2 * width, 448: action * width, 7: action, 8: proprio, 1: 1}
         weights[key] = draw(*(sizes[size] for size in value.shape))
+    return weights
+
+
+@pytest.mark.parametrize("variant", ["base", "pro"])
+def test_other_sizes_go_through_the_front_door_and_are_checked(variant, tmp_path, capsys):
+    blocks, width, heads, chunk, action, proprio = 2, 48, 4, 5, 10, 9
+    weights = other_weights(variant, blocks, width, action, proprio)
     samples = {
         "in.vision_states": draw(3, blocks + 1, 20, width),
         "in.query_states": draw(3, blocks + 1, 6, width),
@@ -206,3 +215,22 @@ def test_the_plain_release_of_these_tests_is_the_release():
     golden = read("pro")
     ours = release(public_weights(golden), states(golden), golden["in.proprio"], golden["in.latent"], heads=8)
     assert torch.allclose(ours, golden["out.actions_from_latent"], **TOLERANCE)
+
+
+def test_a_vlm_may_come_along(tmp_path):
+    save_file(other_weights("pro", 2, 32, 7, 8), tmp_path / "public.safetensors")
+    vlm = VLMConfig.preset("toy_full", compat=True, trainable="nothing")
+    policy = convert_vla_adapter(
+        tmp_path / "public.safetensors", tmp_path / "policy", n_heads=4, chunk_size=3, vlm=vlm
+    )
+    pictures = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
+    batch = {f"observation.images.{name}": pictures for name in ("image", "image2")}
+    batch |= {"observation.state": torch.zeros(2, 8), "task": ["pick up the milk"] * 2}
+    again = VLAAdapterPolicy.from_pretrained(tmp_path / "policy")
+    assert again.config.states_from == "vlm"
+    expected = policy.predict_action_chunk(batch)
+    assert expected.shape == (2, 3, 7)
+    assert torch.allclose(again.predict_action_chunk(batch), expected, atol=1e-6)
+    wrong = VLMConfig.preset("toy_full", layers=3)
+    with pytest.raises(FoveaError, match="a VLM of 2 layers and width 32"):
+        convert_vla_adapter(tmp_path / "public.safetensors", tmp_path / "out", n_heads=4, vlm=wrong)

@@ -256,3 +256,23 @@ def test_what_does_not_fit_is_refused(make):
         policy({key: value for key, value in batch.items() if "image2" not in key})
     with pytest.raises(FoveaError, match=r"observation\.tokens\.vggt"):
         make(representation="vggt").predict(batch)
+
+
+def test_a_prismatic_vlm_with_lora_learns_from_pictures_and_refuses_cached_features(tmp_path):
+    config = FocusVLAConfig.tiny(vlm=VLMConfig.preset("toy_full"), device="cpu", top_k=4)
+    assert config.uses_pixels
+    policy = FocusVLAPolicy(config)
+    batch = frames(2) | {"action": torch.zeros(2, 6, 7)}
+    policy(batch)[0].backward()
+    trained = {name for name, p in policy.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert any("lora" in name for name in trained)
+    assert {"vlm.action_queries", "model.stem.queries"} <= trained
+    policy.save_pretrained(tmp_path)
+    loaded = FocusVLAPolicy.from_pretrained(tmp_path)
+    expected = policy.predict_action_chunk(frames(2))
+    assert torch.allclose(loaded.predict_action_chunk(frames(2)), expected, atol=1e-6)
+    cached = {f"observation.features.{name}": torch.zeros(2, 16, 8) for name in CAMERAS}
+    with pytest.raises(FoveaError, match="expected pictures"):
+        policy.predict(batch | cached)
+    frozen = FocusVLAConfig.tiny(vlm=VLMConfig.preset("toy_full", trainable="queries"))
+    assert not frozen.uses_pixels

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from fovea.data.files import check_checksums, write_checksums
 from fovea.errors import FoveaError
@@ -66,9 +66,11 @@ def check_weights(model: nn.Module, file: Path) -> None:
         raise FoveaError(
             f"{file} is truncated or damaged ({error}); restore it or use another checkpoint"
         ) from error
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    state = model.state_dict()
+    wanted = {key: tuple(value.shape) for key, value in state.items()}
+    held = {_place(value) for key, value in state.items() if key in found}
     problems = [
-        *(f"missing {key}" for key in sorted(wanted.keys() - found.keys())),
+        *(f"missing {key}" for key in sorted(wanted.keys() - found.keys()) if _place(state[key]) not in held),
         *(f"unexpected {key}" for key in sorted(found.keys() - wanted.keys())),
         *(
             f"{key} has shape {found[key]} instead of {wanted[key]}"
@@ -81,3 +83,8 @@ def check_weights(model: nn.Module, file: Path) -> None:
             f"expected {file} to hold exactly the weights that its configuration describes, got:\n  "
             + "\n  ".join(problems)
         )
+
+
+def _place(value: Tensor) -> tuple[int, tuple[int, ...]]:
+    """The same for tied weights (a language model's head and embedding), which a safetensors file holds once."""
+    return value.data_ptr(), tuple(value.shape)

@@ -73,6 +73,7 @@ def convert_vla_adapter(
     )
     stats = read_statistics(source, statistics, config.proprio_size, config.action_size)
     policy = VLAAdapterPolicy(config)
+    config.vlm.checkpoint = None  # its weights are in the policy's folder from now on
     policy.model.load_state_dict(vla_adapter_weights(public.weights, config), strict=True)
     policy.save_pretrained(target)
     for processor in make_vla_adapter_pre_post_processors(config, stats):

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fovea.data.files import read_json
-from fovea.encoders.clip_files import SUFFIXES, read_weights
+from fovea.encoders.files import SUFFIXES, read_weights
 from fovea.errors import FoveaError
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, STATE
 

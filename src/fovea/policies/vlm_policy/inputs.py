@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fovea.data.keys import features_key
 from fovea.errors import FoveaError
+from fovea.policies.ef_vla.features_ef_vla import to_uint8
 from fovea.policies.vlm_policy.configuration import (
     QUERY_STATES,
     RAW_FEATURES,
@@ -67,7 +68,7 @@ class VLMInputs:
                 f"expected all of {keys} or all of {cached} in the batch, got {sorted(batch)}; "
                 "rename the cameras or set input_features"
             )
-        pictures = [as_uint8(self._frame(batch[key], 4, key)).to(device) for key in keys]
+        pictures = [to_uint8(self._frame(batch[key], 4, key)).to(device) for key in keys]
         if len({picture.shape for picture in pictures}) == 1:
             return encode(torch.stack(pictures, dim=1))
         largest = max((picture.shape[-2:] for picture in pictures), key=lambda size: size[0] * size[1])
@@ -122,13 +123,6 @@ class VLMInputs:
                 "these policies see the present frame only"
             )
         return values
-
-
-def as_uint8(pictures: Tensor) -> Tensor:
-    """Pictures as encoders take them; floats are expected in [0, 1], as LeRobot decodes them."""
-    if pictures.dtype == torch.uint8:
-        return pictures
-    return (pictures.float() * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
