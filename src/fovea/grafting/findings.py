@@ -175,7 +175,7 @@ def verdict(found: Mapping[str, Any]) -> str:
             f"{_some(blind)}. Their places in the ranking mean nothing."
         )
     costs = [
-        f"{table['neutrality']['value']:+.0%} on {backbone} ({suite})"
+        f"{table['neutrality']['value']:+.1%} on {backbone} ({suite})"
         for backbone, suites in found["tables"].items()
         for suite, table in suites.items()
         if table["neutrality"]
