@@ -15,7 +15,9 @@ PROSE = [
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name.startswith("add_")], ids=lambda p: p.stem
+    "page",
+    [page for page in PAGES if page.name.startswith("add_") or page.stem == "own_robot"],
+    ids=lambda p: p.stem,
 )
 def test_the_code_of_a_page_runs(page):
     blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
