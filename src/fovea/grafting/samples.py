@@ -19,6 +19,7 @@ from fovea.errors import FoveaError
 from fovea.grafting.settings import SampleSettings
 
 LEAST_EPISODES = 2
+MEMORY = 2 << 30  # bytes of decoded pictures to keep
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ def _choose(
 class FrameSubset(RecordedDataset):
     """Chosen frames of a data set, as a data set: its cached features hold these frames only.
 
+    Every encoder reads the same few frames of all episodes, so they are decoded once and kept, up to 2 GB.
+
     Args:
         whole: the data set.
         steps: steps of each episode, ascending.
@@ -141,6 +144,7 @@ class FrameSubset(RecordedDataset):
         self.root, self.cameras, self.fps = whole.root, whole.cameras, whole.fps
         self.stats, self.record = whole.stats, whole.record
         self._sources = sorted(steps)
+        self._kept: dict[tuple[int, str], np.ndarray] = {}
         self.episodes = []
         self.row: dict[tuple[int, int], int] = {}
         rows: list[int] = []
@@ -158,16 +162,22 @@ class FrameSubset(RecordedDataset):
         Raises:
             FoveaError: pictures that are not square, or a damaged video.
         """
-        source = self._sources[episode_index]
-        chosen = self.steps[source]
-        chosen = chosen[first : None if count is None else first + count]
-        pictures = self.whole.frames(source, camera)[chosen]
+        key = episode_index, camera
+        if key not in self._kept:
+            source = self._sources[episode_index]
+            pictures = self.whole.frames(source, camera)[self.steps[source]]
+            self._check(pictures, camera)
+            if sum(own.nbytes for own in list(self._kept.values())) + pictures.nbytes > MEMORY:
+                return pictures[first:][:count]
+            self._kept[key] = pictures
+        return self._kept[key][first:][:count]
+
+    def _check(self, pictures: np.ndarray, camera: str) -> None:
         if pictures.shape[1] != pictures.shape[2]:
             raise FoveaError(
                 f"expected square pictures, {self.root} has {pictures.shape[1]} x {pictures.shape[2]} in {camera}: "
                 "policies pad them and encoders stretch them, so candidates would not see the same; crop them first"
             )
-        return pictures
 
     @cached_property
     def fingerprint(self) -> str:
