@@ -139,6 +139,27 @@ def test_coca_words_and_patches():
     assert torch.allclose(pool(x), pool_alone(pool, x).expand_as(pool(x)), atol=1e-5)
 
 
+@torch.no_grad()
+def test_text_towers_of_transformers_read_every_word(tmp_path):
+    from transformers import RobertaConfig
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    RobertaConfig(vocab_size=64, max_position_embeddings=40, pad_token_id=1, **sizes).save_pretrained(
+        tmp_path
+    )
+    text = {"hf_model_name": str(tmp_path), "hf_model_pretrained": False, "hf_pooler_type": "mean_pooler"}
+    model = open_clip.CustomTextCLIP(32, VISION, {**text, "hf_proj_type": "mlp"}).eval()
+    encoder = ClipEncoder(model, name="toy", tokenizer=tokenize)
+    assert encoder.width == 32
+    ids = torch.tensor([[62, 5, 6, 63, 1, 1]])
+    values = encoder.encode_ids(ids)
+    assert values.shape == (1, 6, 32)
+    assert torch.allclose(
+        values[:, :4], encoder.encode_ids(ids[:, :4]), atol=1e-5
+    )  # padding is not attended to
+    assert encoder.embed_text(["open it"]).shape == (1, 32)
+
+
 def test_a_tower_without_patches_is_refused():
     vision = {"image_size": 32, "layers": (1, 1, 1, 1), "width": 8, "head_width": 8}
     with pytest.raises(FoveaError, match="ModifiedResNet; take one such as"):

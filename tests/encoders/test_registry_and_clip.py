@@ -90,7 +90,7 @@ def test_identity_tells_weights_taps_and_activations_apart(saved):
         ("ViT-B-33/openai", "did you mean 'ViT-B-32'"),
         ("ViT-B-32/opnai", "did you mean 'openai'"),
         ("ViT-B-32//no/such/file", "weights file after //"),
-        ("roberta-ViT-B-32/laion2b_s12b_b32k", "reads with roberta-base"),
+        ("RN50/openai", "vision transformer over patches"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_known_one(name, words):

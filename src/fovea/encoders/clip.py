@@ -16,7 +16,7 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor
 
 from fovea.encoders import clip_files
-from fovea.encoders.base import Encoder, check_images, check_sentences, check_tap
+from fovea.encoders.base import Encoder, check_sentences, check_tap, normalise_pixels
 from fovea.encoders.clip_text import (
     ClipTokenizer,
     encode_positions,
@@ -24,9 +24,10 @@ from fovea.encoders.clip_text import (
     joint_width,
     named_tokenizer,
     own_tokenizer,
-    text_tower,
+    text_size,
 )
 from fovea.encoders.clip_vision import grid_of, reader_of
+from fovea.encoders.files import local_file, read_weights
 from fovea.encoders.registry import unknown_name
 from fovea.errors import FoveaError
 from fovea.tokens import Tokens
@@ -69,21 +70,17 @@ class ClipEncoder(Encoder):
         visual: Any = getattr(model, "visual", None)
         reader = reader_of(visual)
         if reader is None:
-            raise FoveaError(
-                f"expected a CLIP with a vision transformer over patches, got {name}, whose picture tower is "
-                f"{_tower_name(visual)}; take one such as ViT-B-32/openai, ViT-B-16/dfn2b or ViT-B-16-SigLIP/webli"
-            )
+            raise _without_patches(name, type(getattr(visual, "trunk", visual)).__name__)
         self._read, taps = reader
         self.model = model
         self.name, self.tap = name, check_tap(tap, taps)
         self.image_size = visual.image_size[0]
         self.grid = grid_of(visual)
-        self.max_words = model.context_length
+        vocabulary, self.max_words = text_size(model)
         self.temperature = float(torch.exp(-model.logit_scale.detach()))
         self.mean, self.std = tuple(mean), tuple(std)
-        vocabulary = text_tower(model).token_embedding.num_embeddings
         if tokenizer is None:
-            tokenizer = own_tokenizer(vocabulary, model.context_length)
+            tokenizer = own_tokenizer(vocabulary, self.max_words)
         self.tokenizer = (
             tokenizer if isinstance(tokenizer, ClipTokenizer) else given_tokenizer(tokenizer, vocabulary)
         )
@@ -105,14 +102,7 @@ class ClipEncoder(Encoder):
 
     def preprocess(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) -> normalised float (B, 3, image_size, image_size)."""
-        check_images(images)
-        pixels = images.float() / 255
-        size = (self.image_size, self.image_size)
-        if pixels.shape[-2:] != size:
-            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
-            pixels = pixels.clamp(0, 1)
-        mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
-        return (pixels - mean) / std
+        return normalise_pixels(images, self.image_size, self.mean, self.std)
 
     def encode_image(self, images: Tensor) -> Tokens:
         """uint8 (B, 3, H, W), upright RGB -> patches at `tap`, values (B, N, D), L2-normalised."""
@@ -140,8 +130,7 @@ class ClipEncoder(Encoder):
         return F.normalize(encode_positions(self.model, ids), dim=-1)
 
     def _ids(self, sentences: Sequence[str]) -> Tensor:
-        device = text_tower(self.model).token_embedding.weight.device
-        return self.tokenizer(check_sentences(sentences)).to(device)
+        return self.tokenizer(check_sentences(sentences)).to(self.model.logit_scale.device)
 
 
 def create_clip(
@@ -162,11 +151,9 @@ def create_clip(
     if config is None:
         raise FoveaError(unknown_name("open_clip model", model_name, open_clip.list_models()))
     vision, text = config["vision_cfg"], config["text_cfg"]
-    if text.get("hf_model_name"):
-        raise FoveaError(
-            f"expected a CLIP with a text tower of open_clip's own, got {model_name}, which reads with "
-            f"{text['hf_model_name']}; take one such as ViT-B-32/openai or ViT-B-16-SigLIP/webli"
-        )
+    timm = str(vision.get("timm_model_name") or "")
+    if isinstance(vision.get("layers"), list) or (timm and not timm.startswith(("vit", "eva"))):
+        raise _without_patches(name, timm or "a ResNet")  # before any file is asked for
     local = rest.startswith("/")
     tag = get_pretrained_cfg(model_name, _any_tag(model_name) if local else rest)
     if quick_gelu is None:
@@ -177,11 +164,14 @@ def create_clip(
     path: Path | None = None
     if not random_weights:
         path = (
-            clip_files.local_file(name, rest[1:])
+            local_file(name, rest[1:], clip_files.HUB_FILES)
             if local
             else clip_files.hub_file(name, model_name, rest, tag)
         )
-    custom, tokenizer = bool(sizes.pop("custom_text", False)), None
+    reads_with = text.get("hf_model_name")  # a text tower of transformers: its sizes are on the hub
+    if reads_with:
+        sizes["text_cfg"] = {**text, "hf_model_pretrained": False}
+    custom, tokenizer = bool(sizes.pop("custom_text", False) or reads_with), None
     if text.get("hf_tokenizer_name"):
         tokenizer = named_tokenizer(text, path.parent if local and path else None)
     kind = (
@@ -191,7 +181,13 @@ def create_clip(
         if custom
         else open_clip.CLIP
     )
-    model = kind(**sizes)
+    try:
+        model = kind(**sizes)
+    except OSError as error:
+        raise FoveaError(
+            f"the text tower of {name} is not on this machine and cannot be downloaded: config.json of "
+            f"https://huggingface.co/{reads_with} is wanted in the hub's cache"
+        ) from error
     encoder = ClipEncoder(
         model,
         name=name,
@@ -202,9 +198,10 @@ def create_clip(
     )
     if path is None:
         return encoder
-    state = clip_files.read_weights(path)
+    state = read_weights(path)
     if custom:
         state = convert_to_custom_text_state_dict(state)
+        state.pop("text.transformer.embeddings.position_ids", None)  # of older versions of transformers
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -218,5 +215,8 @@ def _any_tag(model: str) -> str:
     return tags[0] if tags else ""
 
 
-def _tower_name(visual: Any) -> str:
-    return type(visual.trunk if isinstance(visual, TimmModel) else visual).__name__
+def _without_patches(name: str, tower: str) -> FoveaError:
+    return FoveaError(
+        f"expected a CLIP with a vision transformer over patches, got {name}, whose picture tower is {tower}; "
+        "take one such as ViT-B-32/openai, ViT-B-16/dfn2b or ViT-B-16-SigLIP/webli"
+    )

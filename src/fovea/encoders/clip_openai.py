@@ -15,8 +15,8 @@ import open_clip
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fovea.encoders import clip_files
 from fovea.encoders.clip import ClipEncoder
+from fovea.encoders.files import read_weights
 from fovea.errors import FoveaError
 
 HEAD_WIDTH = 64
@@ -33,7 +33,7 @@ def create_openai_clip(name: str, *, tap: str | None = None) -> ClipEncoder:
         raise FoveaError(
             f"expected the weights of a CLIP at {str(path)!r}, found none; write clip:<file>, a file in OpenAI's layout"
         )
-    return openai_clip(clip_files.read_weights(path), name=name, tap=tap, facts=read_facts(path))
+    return openai_clip(read_weights(path), name=name, tap=tap, facts=read_facts(path))
 
 
 def read_facts(path: Path) -> dict[str, Any]:

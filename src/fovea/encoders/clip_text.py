@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from open_clip.hf_model import HFTextEncoder
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor, nn
 
@@ -98,14 +99,25 @@ def _load_named(text: dict[str, Any], folder: Path | None) -> tuple[Encode, froz
     return tokenizer, frozenset(special | ({0} if tokenizer.strip_sep_token else set()))
 
 
+def text_size(model: Any, length: int = 77) -> tuple[int, int]:
+    """Ids in the vocabulary and text positions; `length`: positions that open_clip gives to towers of transformers."""
+    text = text_tower(model)
+    if isinstance(text, HFTextEncoder):
+        return text.vocab_size, length
+    return text.token_embedding.num_embeddings, model.context_length
+
+
 def text_tower(model: Any) -> Any:
     """The part of an open_clip model that holds the text tower."""
     return model.text if hasattr(model, "text") else model
 
 
 def encode_positions(model: Any, ids: Tensor) -> Tensor:
-    """Token ids (B, L) -> every position (B, L, D): ln_final and projection on each."""
+    """Token ids (B, L) -> every position (B, L, D): the last norm and the projection on each."""
     text = text_tower(model)
+    if isinstance(text, HFTextEncoder):
+        real = (ids != text.config.pad_token_id).long()
+        return text.proj(text.transformer(input_ids=ids, attention_mask=real).last_hidden_state)
     if text is model:
         x, mask = model.token_embedding(ids) + model.positional_embedding[: ids.shape[1]], model.attn_mask
         mask = None if mask is None else mask[: ids.shape[1], : ids.shape[1]]
@@ -123,6 +135,8 @@ def encode_positions(model: Any, ids: Tensor) -> Tensor:
 def joint_width(model: Any) -> int:
     """D."""
     text = text_tower(model)
+    if isinstance(text, HFTextEncoder):
+        return text.output_dim
     projection = text.text_projection
     if projection is None:
         return text.ln_final.weight.shape[0]

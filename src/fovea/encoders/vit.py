@@ -11,18 +11,16 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from fovea.encoders.base import VisionEncoder, check_tap, normalise_pixels
-from fovea.encoders.files import fetch, local_file
+from fovea.encoders.files import fetch, local_file, read_weights
 from fovea.encoders.registry import unknown_name
 from fovea.errors import FoveaError
 from fovea.tokens import Tokens
 
-HUB_FILE = "model.safetensors"
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 VIT_TAPS = ("penultimate", "out")
 _NAME = re.compile(r"(?P<model>[^@/]+)(?:@(?P<size>\d+))?(?://(?P<file>.+))?")
 
@@ -116,7 +114,7 @@ class VitEncoder(VisionEncoder):
 
 
 def create_timm(name: str, *, tap: str | None = None, random_weights: bool = False) -> VitEncoder:
-    """Build "timm/<model>", "timm/<model>@<size>" or either followed by "//<file.safetensors>".
+    """Build "timm/<model>", "timm/<model>@<size>" or either followed by "//<file>".
 
     Without a size the network keeps its own (518 px for DINOv2: 1369 patches). Without a file the weights come from
     the Hugging Face hub or its cache.
@@ -175,35 +173,35 @@ def pretrained_config(model: str) -> PretrainedCfg:
 
 
 def load_vit(model: nn.Module, path: Path, name: str) -> None:
-    """Load a safetensors file of timm's layout strictly, positions resampled to the picture's size.
+    """Load a file of timm's layout strictly, positions resampled to the picture's size.
 
     A classifier in the file is ignored: the encoder has none.
 
     Raises:
         FoveaError: keys are missing or unexpected, or shapes differ.
     """
+    state = read_weights(path)
     try:
-        state = {key: value.float() for key, value in load_file(path).items()}
         filtered = getattr(importlib.import_module(type(model).__module__), "checkpoint_filter_fn", None)
         if filtered is not None:
             state = filtered(state, model)
         state = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
         model.load_state_dict(state, strict=True)
-    except (RuntimeError, KeyError, SafetensorError) as error:
+    except (RuntimeError, KeyError) as error:
         raise FoveaError(f"{path} does not hold the weights of timm's {name}: {error}") from error
 
 
 def _weights(name: str, model: str, side: int | None, file: str | None, config: PretrainedCfg) -> Path:
     if file is not None:
-        return local_file(name, file)
+        return local_file(name, file, HUB_FILES)
     spelled = f"timm/{model}" + (f"@{side}" if side else "")
     if not config.hf_hub_id:
         raise FoveaError(
-            f"timm has no weights of {model}; name a tag, or give a local file as {spelled}//<file.safetensors>"
+            f"timm has no weights of {model}; name a tag, or give a local file as {spelled}//<file>"
         )
     return fetch(
         f"the weights of {name} (timm {model})",
         config.hf_hub_id,
-        HUB_FILE,
-        f"use the encoder {spelled}//<path of {HUB_FILE}>",
+        HUB_FILES[0],
+        f"use the encoder {spelled}//<path of {HUB_FILES[0]}>",
     )

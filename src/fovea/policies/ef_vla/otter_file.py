@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from fovea.encoders.clip_files import SUFFIXES, read_weights
+from fovea.encoders.files import SUFFIXES, read_weights
 from fovea.errors import FoveaError
 
 CLIP = "clip_model."
