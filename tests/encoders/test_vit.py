@@ -157,5 +157,15 @@ def test_a_file_that_does_not_fit_is_refused(saved, tmp_path):
         create_vision_encoder(f"timm/test_vit//{path}")
     empty = tmp_path / "empty.safetensors"
     empty.write_bytes(b"nothing")
-    with pytest.raises(FoveaError, match="does not hold the weights"):
+    with pytest.raises(FoveaError, match="expected tensors and nothing else"):
         create_vision_encoder(f"timm/test_vit//{empty}")
+    with pytest.raises(FoveaError, match=r"found none at .*missing"):
+        create_vision_encoder(f"timm/test_vit//{tmp_path}/missing")
+
+
+def test_a_folder_or_a_pickle_of_tensors_will_do_as_well(saved, tmp_path):
+    model, path = saved
+    folder = create_vision_encoder(f"timm/test_vit2//{path.parent}")
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "weights.pt")
+    pickled = create_vision_encoder(f"timm/test_vit2//{tmp_path}/weights.pt")
+    assert folder.identity == pickled.identity

@@ -110,7 +110,7 @@ def run(config: Config) -> int:
 
 
 def _samples(path: Path) -> dict:
-    from fovea.encoders.clip_files import read_weights
+    from fovea.encoders.files import read_weights
 
     if not path.is_file():
         raise FoveaError(f"check: expected a file with in.* and out.* tensors, found none at {path}")
