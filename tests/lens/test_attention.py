@@ -10,7 +10,7 @@ import torch
 from fovea.cli import main
 from fovea.encoders.tiny import TinyConfig, TinyEncoder
 from fovea.errors import FoveaError
-from fovea.lens.attention import Gaze, LayerMaps, mean_interval, shares, summarise
+from fovea.lens.attention import Gaze, LayerMaps, in_place, mean_interval, shares, summarise
 from fovea.lens.word_maps import PolicyMaps
 from fovea.nn import CrossAttention
 from fovea.nn.attention import merge_heads, split_heads
@@ -168,6 +168,12 @@ def test_top_k_leaves_the_other_patches_without_weight():
     np.testing.assert_allclose(maps.kept, 5 / 32, rtol=1e-5)
     everything = gaze(focus_vla(top_k=None)).look(observation)
     np.testing.assert_allclose(everything.kept, 1)
+
+
+def test_states_that_are_read_one_position_early_are_put_back():
+    weights = torch.tensor([[0.4, 0.3, 0.2, 0.1]])
+    assert in_place(weights, early=True).tolist() == [pytest.approx([0.3, 0.2, 0.1, 0.0])]
+    assert in_place(weights, early=False) is weights
 
 
 def test_mixed_attention_gives_vision_a_part_only():

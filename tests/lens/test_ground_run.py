@@ -10,7 +10,7 @@ from fovea.cli import main
 from fovea.errors import FoveaError
 from fovea.lens.moments import choose_starts
 from fovea.pipelines import ground
-from fovea.pipelines.ground import GroundConfig
+from fovea.pipelines.look_config import GroundConfig
 
 
 @pytest.fixture
@@ -88,6 +88,7 @@ def test_the_verb_prints_a_table_or_the_numbers(one_scene, tmp_path, capsys):
     assert main(line) == 0
     out = capsys.readouterr().out
     assert "| tiny | out | agentview | target | 100% (1/1) |" in out
+    assert "tiny (out): tau 0.069 (agentview)" in out
     assert "Sheets:" in out
     assert main([*line, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["scenes"] == 1

@@ -2,12 +2,13 @@
 
 import json
 
-from fovea.pipelines import attend
-from fovea.pipelines.attend import AttendConfig as Config
+from fovea.pipelines.look_config import AttendConfig as Config
 
 
 def run(config: Config) -> None:
     """Look, and print the table or the numbers."""
+    from fovea.pipelines import attend
+
     result = attend.run(config)
     if config.json:
         print(json.dumps(result, indent=2))

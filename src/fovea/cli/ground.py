@@ -2,12 +2,13 @@
 
 import json
 
-from fovea.pipelines import ground
-from fovea.pipelines.ground import GroundConfig as Config
+from fovea.pipelines.look_config import GroundConfig as Config
 
 
 def run(config: Config) -> None:
     """Look, and print the table or the numbers."""
+    from fovea.pipelines import ground
+
     result = ground.run(config)
     if config.json:
         print(json.dumps(result, indent=2))

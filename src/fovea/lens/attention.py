@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.stats import t as student
 from torch import Tensor
@@ -81,9 +82,20 @@ class Gaze:
             weights = weights.transpose(1, 2) / len(found.cameras)
         else:
             found = policy.attention(batch)
-            weights = found.weights[:, 0].flatten(1, 2).unflatten(-1, (len(found.cameras), -1))
+            early = policy.config.vlm.compat and policy.config.representation in ("vlm", "vlm+ds")
+            weights = in_place(found.weights[:, 0].flatten(1, 2), early)
+            weights = weights.unflatten(-1, (len(found.cameras), -1))
         cameras = tuple(self._names[key] for key in found.cameras)
         return LayerMaps(*_mean(weights, found.grid), cameras)
+
+
+def in_place(weights: Tensor, early: bool) -> Tensor:
+    """Weights (..., M) at the patches that they belong to.
+
+    Non-obvious: VLA-Adapter's release reads its vision states one position early (`vlm.compat`): the first one is no
+    patch, and the last patch is not there. Its weight is left out then.
+    """
+    return F.pad(weights[..., 1:], (0, 1)) if early else weights
 
 
 def _mean(weights: Tensor, grid: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

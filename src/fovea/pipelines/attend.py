@@ -1,64 +1,17 @@
 """What the layers of policies look at: maps, and the share of their attention on the task's objects."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from fovea.data.files import write_json
-from fovea.errors import FoveaError
 from fovea.lens.attention import load_gaze, mean_interval, scene_means, shares, summarise
 from fovea.lens.moments import choose_starts, take_moments
 from fovea.lens.sheet import attention_sheet, save_png
+from fovea.pipelines.look_config import AttendConfig
 from fovea.pipelines.scene_records import SceneRecords, sheet_paths
 from fovea.pipelines.stages import current_commit
 from fovea.progress import progress_bar
 
 RULES = 1  # of measuring; shares under other rules are not re-used
-
-
-@dataclass(frozen=True)
-class AttendConfig:
-    """Which policies, and which scenes they look at.
-
-    Attributes:
-        checkpoint: of ef_vla, vla_adapter or focus_vla.
-        against: more checkpoints, each compared with the first on the same moments: mixed attention against cascaded,
-            top-K against none.
-        suite: LIBERO suites, one or several.
-        task: task numbers, of every suite; empty takes all.
-        layout: "official" initial states (those that fovea collect leaves alone), or "drawn": object positions drawn
-            anew.
-        scenes: scenes a task.
-        moments: moments of a scene: the first, and more while the scripted expert plays, a second apart.
-        seed: draws layouts and fixture poses.
-        layers: layers that a sheet shows, besides the mean over all.
-        sheets: how many scenes become a picture sheet.
-        out: folder of shares, sheets and attend.json; a run that was stopped there goes on.
-        json: print the numbers as JSON.
-    """
-
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("checkpoint",)
-
-    checkpoint: Path
-    against: list[Path] = field(default_factory=list)
-    suite: list[str] = field(default_factory=lambda: ["libero_object"])
-    task: list[int] = field(default_factory=list)
-    layout: Literal["official", "drawn"] = "official"
-    scenes: int = 5
-    moments: int = 1
-    seed: int = 0
-    layers: int = 4
-    sheets: int = 3
-    out: Path = Path("outputs/attend")
-    json: bool = False
-
-    def __post_init__(self) -> None:
-        for name, least in (("scenes", 1), ("moments", 1), ("seed", 0), ("layers", 0), ("sheets", 0)):
-            if getattr(self, name) < least:
-                raise FoveaError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-        everyone = [self.checkpoint, *self.against]
-        if len(set(everyone)) != len(everyone):
-            raise FoveaError(f"against: expected other checkpoints than {self.checkpoint}, each once")
 
 
 def run(config: AttendConfig) -> dict[str, Any]:

@@ -1,94 +1,23 @@
 """Grounding in numbers: how often, and how much, the words of an instruction look at the objects they name."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fovea.data.files import write_json
 from fovea.encoders.base import TAPS, check_tap
-from fovea.errors import FoveaError
 from fovea.lens import grounding
 from fovea.lens.moments import Moment, choose_starts, named_in_data, take_moments
 from fovea.lens.sheet import grounding_sheet, save_png
-from fovea.lens.word_maps import WordMaps, describe, encoder_maps, policy_maps
+from fovea.lens.word_maps import PolicyMaps, WordMaps, describe, encoder_maps, policy_maps
+from fovea.pipelines.look_config import GroundConfig
 from fovea.pipelines.scene_records import SceneRecords, sheet_paths
 from fovea.pipelines.stages import current_commit
 from fovea.progress import progress_bar
 from fovea.sim.catalogue import CATALOGUE
-from fovea.sim.suites import suggest
 
 RULES = 1  # of asking and scoring; answers under other rules are not re-used
-
-
-@dataclass(frozen=True)
-class GroundConfig:
-    """What looks, and at which scenes.
-
-    Attributes:
-        encoders: encoder names: tiny, tiny:<folder>, ViT-B-32/openai; default tiny if there is no checkpoint either.
-        taps: where the encoders' patches are read.
-        checkpoints: EF-VLA checkpoints; they look through their own encoder, tap and learned temperature.
-        suite: LIBERO suites, one or several.
-        tasks: task numbers, of every suite; empty takes all.
-        layout: "official" initial states (those that fovea collect leaves alone), or "drawn": object positions drawn
-            anew.
-        scenes: scenes a task.
-        moments: moments of a scene: the first, and more while the scripted expert plays, a second apart.
-        seed: draws layouts and fixture poses.
-        data: data set that the policies were trained on: objects that its instructions name are "seen".
-        holdout: object types that count as unseen, all others as seen; instead of --data.
-        sheets: how many scenes become a picture sheet.
-        out: folder of answers, sheets and ground.json; a run that was stopped there goes on.
-        json: print the numbers as JSON.
-    """
-
-    encoders: list[str] = field(default_factory=list)
-    taps: list[str] = field(default_factory=lambda: list(TAPS))
-    checkpoints: list[Path] = field(default_factory=list)
-    suite: list[str] = field(default_factory=lambda: ["libero_object"])
-    tasks: list[int] = field(default_factory=list)
-    layout: Literal["official", "drawn"] = "official"
-    scenes: int = 5
-    moments: int = 1
-    seed: int = 0
-    data: Path | None = None
-    holdout: list[str] = field(default_factory=list)
-    sheets: int = 3
-    out: Path = Path("outputs/ground")
-    json: bool = False
-
-    def __post_init__(self) -> None:
-        for name, least in (("scenes", 1), ("moments", 1), ("seed", 0), ("sheets", 0)):
-            if getattr(self, name) < least:
-                raise FoveaError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-        for tap in self.taps:
-            check_tap(tap)
-        for name in ("suite", "taps"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise FoveaError(f"{name}: expected different names, at least one, got {values}")
-        if self.data is not None and self.holdout:
-            raise FoveaError("data and holdout: both say which objects are unseen; give one of them")
-        for kind in self.holdout:
-            if kind not in CATALOGUE:
-                raise FoveaError(f"holdout: no object type {kind!r}. {suggest(kind, CATALOGUE)}")
-
-    def named(self) -> frozenset[str] | None:
-        """Object types that count as seen in robot data; None if nothing was said about it."""
-        if self.data is not None:
-            return named_in_data(self.data)
-        return frozenset(CATALOGUE) - set(self.holdout) if self.holdout else None
-
-    def variants(self) -> list[WordMaps]:
-        """Everything that looks, loaded.
-
-        Raises:
-            FoveaError: an unknown encoder, weights that are not there, or a checkpoint without word maps.
-        """
-        encoders = self.encoders or ([] if self.checkpoints else ["tiny"])
-        found: list[WordMaps] = [encoder_maps(name, tap) for name in encoders for tap in self.taps]
-        return found + [policy_maps(checkpoint) for checkpoint in self.checkpoints]
 
 
 def run(config: GroundConfig) -> dict[str, Any]:
@@ -100,10 +29,11 @@ def run(config: GroundConfig) -> dict[str, Any]:
         `cameras` (`fovea.lens.grounding.summarise`). The same is written to ground.json.
 
     Raises:
-        FoveaError: see `GroundConfig.variants`, or an unknown suite, task or data set.
+        FoveaError: an unknown encoder, tap, suite, task or data set, weights that are not there, or a checkpoint
+            without word maps.
     """
     starts = choose_starts(config.suite, config.tasks, config.scenes, config.layout, config.seed)
-    named, variants = config.named(), config.variants()
+    named, variants = _named(config), _variants(config)
     sizes = [variant.image_size for variant in variants]
     identities = [variant.identity for variant in variants]
     records = SceneRecords(config.out / "answers.jsonl", (RULES, max(sizes), config.moments))
@@ -136,6 +66,21 @@ def run(config: GroundConfig) -> dict[str, Any]:
     return result
 
 
+def _named(config: GroundConfig) -> frozenset[str] | None:
+    """Object types that count as seen in robot data; None if nothing was said about it."""
+    if config.data is not None:
+        return named_in_data(config.data)
+    return frozenset(CATALOGUE) - set(config.holdout) if config.holdout else None
+
+
+def _variants(config: GroundConfig) -> list[WordMaps]:
+    """Everything that looks, loaded."""
+    encoders = config.encoders or ([] if config.checkpoints else ["tiny"])
+    taps = [check_tap(tap) for tap in config.taps] or TAPS
+    found: list[WordMaps] = [encoder_maps(name, tap) for name in encoders for tap in taps]
+    return found + [policy_maps(checkpoint) for checkpoint in config.checkpoints]
+
+
 def _look(
     moments: list[Moment], variants: Sequence[WordMaps], records: SceneRecords, path: Path | None
 ) -> None:
@@ -152,11 +97,15 @@ def _look(
 
 
 def _heading(variant: WordMaps) -> str:
-    """What a sheet calls a variant; of a path its telling end."""
-    parts = [
-        part for part in Path(variant.name).parts if part not in ("checkpoints", "last", "pretrained_model")
-    ]
-    return f"{parts[-1] if parts else variant.name}, {variant.tap}"
+    """What a sheet calls a variant: of a checkpoint or a file the telling end."""
+    name = variant.name
+    if isinstance(variant, PolicyMaps):
+        usual = ("checkpoints", "last", "pretrained_model")
+        parts = [part for part in Path(name).parts if part not in usual] or [name]
+        name = "/".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
+    elif family := re.match(r"(.+?)(:|//).*/", name):
+        name = f"{family[1]}{family[2]}{Path(name).name}"
+    return f"{name}, {variant.tap}"
 
 
 def table(result: dict[str, Any]) -> str:
@@ -167,6 +116,8 @@ def table(result: dict[str, Any]) -> str:
     ]
     notes = []
     for variant in result["variants"]:
+        taus = ", ".join(f"{tau:.3g} ({camera})" for camera, tau in variant["temperature"].items())
+        notes.append(f"{variant['name']} ({variant['tap']}): tau {taus}.")
         for camera, found in variant["cameras"].items():
             groups = found["groups"]
             for group, cell in {**groups, "all": found["all"]}.items():
