@@ -65,7 +65,8 @@ def _over_a_vlm(config: VLMPolicyConfig) -> dict[str, Any]:
     from fovea.policies.vlm_policy.network import ChunkNetwork, VLMFacts
     from fovea.vlm import create_vlm
 
-    encoder = encoder_of(config) if config.states_from == "vlm" else None
+    small = config.states_from == "vlm" and config.vlm.kind == "tiny"
+    encoder = encoder_of(config) if small else None  # a large one is built without weights, below
     with torch.device("meta"):
         vlm = None
         facts = VLMFacts(config.vlm.layers, config.vlm.width, config.vlm.feature_width or config.vlm.width)
