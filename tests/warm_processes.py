@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from multiprocessing.process import BaseProcess
@@ -68,15 +69,15 @@ def _logged(
     target: Callable[..., None], arguments: Sequence[Any], log: str, environment: dict[str, str]
 ) -> None:
     os.environ.update(environment | SETTINGS)
-    file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    sys.stdout = sys.stderr = open(file, "w", buffering=1)
-    try:
-        target(*arguments)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
+    with open(log, "w", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        with redirect_stdout(file), redirect_stderr(file):
+            try:
+                target(*arguments)
+            except Exception:
+                traceback.print_exc()
+                sys.exit(1)
 
 
 def _command(name: str, arguments: list[str]) -> None:
