@@ -32,7 +32,7 @@ class Config(PolicyFlags):
     def for_words(cls, words: Sequence[str]) -> tuple[type, list[str]]:
         """The flags of the type that the first word names; a checkpoint has none but its own."""
         words = list(words)
-        name = next((word for word in words if not word.startswith("--")), None)
+        name = next((word for word in words[:1] if not word.startswith("--")), None)
         kind = (name or "").replace("-", "_")
         more: tuple[str, ...] = ()
         if kind in ALIASES:
