@@ -100,6 +100,22 @@ def test_pictures_become_the_features_that_a_cache_holds(encoder):
     assert torch.allclose(half.queries, vlm(encoded, SENTENCES[:2]).queries, atol=1e-2)
 
 
+@torch.no_grad()
+def test_pointing_marks_the_patches_that_the_encoder_finds_for_the_sentence(encoder):
+    vlm = build(encoder, pointing=True, patch_pool=1)
+    patches = features(2)
+    shown = encoder.embed_text(["pick up the milk"])[0]
+    patches[0, 300] = shown * patches[0].norm(dim=-1).max()
+    match = vlm.match(patches, SENTENCES[:2])
+    assert match.shape == (2, 512)
+    assert int(match[0].argmax()) == 300
+    assert torch.allclose(match.mean(1), torch.zeros(2), atol=1e-5)
+    together, alone = vlm(patches, SENTENCES[:2]), vlm(patches[1:], SENTENCES[1:2])
+    assert torch.allclose(together.queries[:, 1], alone.queries[:, 0], atol=1e-5)
+    plain = build(encoder, patch_pool=1)
+    assert set(vlm.state_dict()) - set(plain.state_dict()) == {"pointing"}
+
+
 def test_everything_learns_but_the_encoder(encoder):
     vlm = build(encoder)
     states = vlm(features(), SENTENCES)
@@ -162,6 +178,8 @@ def test_a_model_on_the_meta_device_counts_without_weights():
         ({"checkpoint": "x.pt"}, "no checkpoint"),
         ({"encoder_grid": (6, 6), "patch_pool": 4}, "patch_pool to divide"),
         ({"width": 30, "heads": 3, "kv_heads": 3}, "4 divides"),
+        ({"pointing": True, "attention": "causal"}, "pointing=true with"),
+        ({"pointing": True, "kind": "prismatic", "weights": "random"}, "pointing=true with"),
         ({"feature_width": 0}, "feature_width > 0"),
     ],
 )

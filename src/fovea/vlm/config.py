@@ -55,6 +55,8 @@ class VLMConfig:
             then starts anew, so trainable must be all.
         words: `encoder`: the words of a dual encoder, in the joint space of its patches; `learned`: word embeddings
             trained from scratch (kind tiny only).
+        pointing: patches also carry how well they match the sentence in the encoder's joint space: what a pretrained
+            VLM brings along, and a small one has to discover (kind tiny with words=encoder and attention=prefix).
         max_words: longest instruction in words (kind tiny) or prompt in tokens (kind prismatic).
         queries: Q learned action queries behind the prompt.
         attention: `causal` (default of the kind prismatic): as Qwen2 was trained; patches precede the instruction and
@@ -94,6 +96,7 @@ class VLMConfig:
     tokenizer: str | None = None
     checkpoint: str | None = None
     words: Literal["encoder", "learned"] = "encoder"
+    pointing: bool = False
     max_words: int = 0
     queries: int = 64
     attention: str = ""
@@ -133,6 +136,11 @@ class VLMConfig:
         self._check_kind()
 
     def _check_kind(self) -> None:
+        if self.pointing and (self.kind, self.words, self.attention) != ("tiny", "encoder", "prefix"):
+            raise FoveaError(
+                "vlm: expected pointing=true with kind=tiny, words=encoder and attention=prefix only, got "
+                f"{self.kind}, {self.words}, {self.attention}: it compares the encoder's patches with its sentences"
+            )
         if self.kind == "prismatic":
             return
         if self.compat:

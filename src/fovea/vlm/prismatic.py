@@ -85,8 +85,8 @@ class PrismaticVLM(VLM):
             self._prompts[instruction] = ids
         return self._prompts[instruction]
 
-    def project(self, features: Tensor) -> Tensor:
-        """(B, M, R) -> (B, M, D)."""
+    def project(self, features: Tensor, instructions: list[str]) -> Tensor:
+        """(B, M, R) -> (B, M, D); the instructions play no part."""
         return self.projector(features)
 
     def run(self, sequence: Sequence) -> list[Tensor]:

@@ -51,7 +51,9 @@ class TinyVLM(VLM):
         self.camera = nn.Parameter(torch.randn(self.cameras, width) * 0.02)
         self.place = nn.Parameter(sincos_2d(self.grid, width) * width**0.5 * 0.5)
         self.learned_words = _LearnedWords(config) if config.words == "learned" else None
+        self.pointing = nn.Parameter(torch.randn(width) * 0.3) if config.pointing else None
         self._remembered: dict[str, Tokens] = {}
+        self._directions: dict[str, Tensor] = {}
         self.word_place = nn.Parameter(torch.randn(config.max_words, width) * 0.02)
         self.word = nn.Parameter(torch.randn(width) * 0.02)
         self.action_queries = query_parameter(self.queries, width)
@@ -135,10 +137,28 @@ class TinyVLM(VLM):
         values = self.joint(torch.stack([tokens.values for tokens in known]).to(self.word))
         return Tokens(values, torch.stack([tokens.mask for tokens in known]).to(values.device))
 
-    def project(self, features: Tensor) -> Tensor:
-        """(B, M, R) -> (B, M, D), with camera and place."""
+    def project(self, features: Tensor, instructions: list[str]) -> Tensor:
+        """(B, M, R) -> (B, M, D), with camera and place, and with `pointing` the match with the instruction."""
         where = self.camera[:, None] + self.place
-        return self.joint(features) + where.flatten(0, 1)
+        patches = self.joint(features) + where.flatten(0, 1)
+        if self.pointing is None:
+            return patches
+        return patches + self.match(features, instructions)[..., None] * self.pointing
+
+    @torch.no_grad()
+    def match(self, features: Tensor, instructions: list[str]) -> Tensor:
+        """Cosine of each patch (B, M, R) with its sentence, mean 0 and variance 1 over a sample's patches: (B, M)."""
+        new = [s for s in dict.fromkeys(instructions) if s not in self._directions]
+        if len(self._directions) + len(new) > REMEMBERED_SENTENCES:
+            self._directions.clear()
+            new = list(dict.fromkeys(instructions))
+        if new:
+            encoder = self.vision
+            assert isinstance(encoder, Encoder)  # _adopt saw to it
+            self._directions.update(zip(new, encoder.embed_text(new), strict=True))
+        sentences = torch.stack([self._directions[s] for s in instructions]).to(features)
+        cosine = (F.normalize(features, dim=-1) @ sentences[..., None])[..., 0]
+        return F.layer_norm(cosine, cosine.shape[-1:])
 
     def joint(self, tokens: Tensor) -> Tensor:
         """Tokens of the encoder (..., R) of any length, brought to unit variance -> (..., D)."""
