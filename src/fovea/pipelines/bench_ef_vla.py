@@ -228,7 +228,10 @@ def table(result: Mapping[str, Any]) -> str:
     if int8 := result.get("int8"):
         lines += [
             "",
-            f"int8 against fp32 (random CLIP weights): mean difference of actions {int8['action_deviation']:.4f} "
+            "With random CLIP weights patches hardly differ, so that the arg-max is a matter of chance: `fovea "
+            "compile` compares the weights that you use.",
+            "",
+            f"int8 against fp32: mean difference of actions {int8['action_deviation']:.4f} "
             f"({int8['action_deviation_share']:.1%} of their spread), the same arg-max patch for "
             f"{int8['pointing_agreement']:.1%} of the words, cosine of patches {int8['feature_cosine']:.4f}.",
         ]
