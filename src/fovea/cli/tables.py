@@ -8,8 +8,10 @@ from typing import Any, Protocol
 class Measured(Protocol):
     """Flags that every such verb has."""
 
-    out: Path | None
-    json: bool
+    @property
+    def out(self) -> Path | None: ...
+    @property
+    def json(self) -> bool: ...
 
 
 def finish(bench: Any, config: Measured) -> None:

@@ -16,6 +16,7 @@ from fovea.fusion import CascadedAttention, MixedAttention, Selection
 from fovea.fusion.cascaded import Order
 from fovea.heads import ChunkHead, ChunkStem
 from fovea.nn.attention import check_heads
+from fovea.nn.onednn import use_onednn
 from fovea.policies.vlm_policy.configuration import VLMPolicyConfig
 from fovea.vlm.states import VLMStates
 
@@ -89,6 +90,7 @@ class ChunkNetwork(nn.Module):
             PolicyBlock(width, self._attention(width), config.film) for _ in range(vlm.layers)
         )
         self.head = ChunkHead(width, config.action_size)
+        use_onednn(self)
 
     def _attention(self, width: int) -> MixedAttention | CascadedAttention:
         config = self.config
