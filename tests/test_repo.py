@@ -38,7 +38,9 @@ def test_no_file_names_a_place_on_somebodys_machine(tracked):
 
 def test_nothing_is_pickled(tracked):
     assert [str(name) for name in tracked if name.suffix in PICKLED] == []
-    uses = re.compile(r"\bimport pickle\b|\bpickle\.load|torch\.load\((?!.*weights_only=True)|allow_pickle=True|weights_only=False")
+    uses = re.compile(
+        r"\bimport pickle\b|\bpickle\.load|torch\.load\((?!.*weights_only=True)|allow_pickle=True|weights_only=False"
+    )
     code = [name for name in tracked if name.suffix == ".py" and name.parts[0] == "src"]
     assert code
     assert [str(name) for name in code if uses.search((ROOT / name).read_text())] == []
