@@ -57,7 +57,7 @@ class FocusVLAStudyConfig(StudyConfig):
         from fovea.policies.vla_adapter.configuration_vla_adapter import VLAAdapterConfig
         from fovea.vlm.config import VLMConfig
 
-        vlm = VLMConfig.preset("tiny", queries=16, width=128, heads=4, kv_heads=4, hidden=256)
+        vlm = VLMConfig.preset("tiny", queries=16, pointing=True)
         if method in ADAPTER:
             return VLAAdapterConfig.preset("tiny", device="cpu", vlm=vlm, **ADAPTER[method])
         return FocusVLAConfig.preset("tiny", device="cpu", vlm=vlm, **FOCUS[method])
