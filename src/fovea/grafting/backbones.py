@@ -100,8 +100,15 @@ class Backbone(ABC):
 
     @property
     @abstractmethod
+    def vlm(self) -> Any:
+        """The vision-language model inside the policy."""
+
+    @property
     def tower_shape(self) -> tuple[tuple[int, int], int]:
         """((rows, columns), V) of `tower`."""
+        vision = self.vlm.config.vision_config
+        height, width = self.image_size
+        return (height // vision.patch_size, width // vision.patch_size), vision.hidden_size
 
     @abstractmethod
     def velocity_loss(
@@ -184,7 +191,7 @@ class SmolVLABackbone(Backbone):
     kind = "smolvla"
 
     @property
-    def _vlm(self) -> Any:
+    def vlm(self) -> Any:
         return self.policy.model.vlm_with_expert
 
     @property
@@ -193,18 +200,12 @@ class SmolVLABackbone(Backbone):
         return height, width
 
     @property
-    def tower_shape(self) -> tuple[tuple[int, int], int]:
-        vision = self._vlm.config.vision_config
-        height, width = self.image_size
-        return (height // vision.patch_size, width // vision.patch_size), vision.hidden_size
-
-    @property
     def side(self) -> int:
-        return self.tower_shape[0][0] // self._vlm.config.scale_factor
+        return self.tower_shape[0][0] // self.vlm.config.scale_factor
 
     @property
     def words_table(self) -> Tensor:
-        return self._vlm.get_vlm_model().text_model.get_input_embeddings().weight
+        return self.vlm.get_vlm_model().text_model.get_input_embeddings().weight
 
     def shown(self, pictures: Tensor) -> Tensor:
         key = next(iter(self.policy.config.image_features))
@@ -212,11 +213,11 @@ class SmolVLABackbone(Backbone):
         return images[0]
 
     def tower(self, image: Tensor) -> Tensor:
-        vision = self._vlm.get_vlm_model().vision_model
+        vision = self.vlm.get_vlm_model().vision_model
         return vision(pixel_values=image.to(vision.dtype), patch_attention_mask=None).last_hidden_state
 
     def connect(self, patches: Tensor) -> Tensor:
-        return self._vlm.get_vlm_model().connector(patches)
+        return self.vlm.get_vlm_model().connector(patches)
 
     def _state(self, out: dict[str, Any]) -> Tensor:
         return self.policy.prepare_state(out).float()
@@ -252,7 +253,7 @@ class Pi05Backbone(Backbone):
     kind = "pi05"
 
     @property
-    def _vlm(self) -> Any:
+    def vlm(self) -> Any:
         return self.policy.model.paligemma_with_expert.paligemma
 
     @property
@@ -261,18 +262,12 @@ class Pi05Backbone(Backbone):
         return height, width
 
     @property
-    def tower_shape(self) -> tuple[tuple[int, int], int]:
-        vision = self._vlm.config.vision_config
-        height, width = self.image_size
-        return (height // vision.patch_size, width // vision.patch_size), vision.hidden_size
-
-    @property
     def side(self) -> int:
         return self.tower_shape[0][0]
 
     @property
     def words_table(self) -> Tensor:
-        return self._vlm.model.language_model.get_input_embeddings().weight
+        return self.vlm.model.language_model.get_input_embeddings().weight
 
     def shown(self, pictures: Tensor) -> Tensor:
         key = next(iter(self.policy.config.image_features))
@@ -280,10 +275,10 @@ class Pi05Backbone(Backbone):
         return images[0]
 
     def tower(self, image: Tensor) -> Tensor:
-        return self._vlm.model.vision_tower(image.float()).last_hidden_state
+        return self.vlm.model.vision_tower(image.float()).last_hidden_state
 
     def connect(self, patches: Tensor) -> Tensor:
-        return self._vlm.model.multi_modal_projector(patches)
+        return self.vlm.model.multi_modal_projector(patches)
 
     def velocity_loss(
         self, inputs: Inputs, pictures: Sequence[Tensor], noise: Tensor, time: Tensor
