@@ -1,10 +1,12 @@
 """Studies of methods x seeds: what runs when, what counts as done, and what the page says about it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from fovea.errors import FoveaError
+from fovea.pipelines import ladder
 from fovea.pipelines.ef_vla_page import page
 from fovea.pipelines.ef_vla_study import METHODS, EFVLAStudyConfig
 from fovea.pipelines.focus_vla_page import curves
@@ -70,6 +72,28 @@ def test_a_cell_is_done_only_under_the_settings_that_it_ran_with(config):
     longer = EFVLAStudyConfig(out=config.out, results=config.results, episodes=1, steps=7000).cells()[0]
     assert longer.folder == first.folder
     assert not longer.done()
+
+
+def test_a_cell_that_ran_is_done_though_its_policy_learned_what_its_encoder_is(config, monkeypatch):
+    def train(data, policy, training, out, *, workers):
+        policy.encoder_identity = "known by now"
+        return SimpleNamespace(steps=20, seconds=7.0, loss=0.5, validation_loss=None, policy_path=out)
+
+    def play(actor, starts, out, **settings):
+        return [
+            {**record(start.task_id, True), "start": vars(start), "wall_seconds": 1.0} for start in starts
+        ]
+
+    monkeypatch.setattr("fovea.pipelines.learn.train_policy", train)
+    monkeypatch.setattr("fovea.evaluation.closed_loop.evaluate", play)
+    monkeypatch.setattr("fovea.evaluation.actor.Actor.load", lambda folder: None)
+    cell_that_runs = config.cells()[0]
+    cell_that_runs.folder.mkdir(parents=True)
+    ladder._run(cell_that_runs)
+    assert config.cells()[0].done()
+    (done,) = outcomes(config.cells())
+    assert done["seconds"] == 7.0 + cell_that_runs.episodes
+    assert cell([done], "EF-VLA", "libero_goal").startswith("100% (10/10")
 
 
 def test_methods_and_test_sets_must_differ_in_name(config):
