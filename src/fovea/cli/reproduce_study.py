@@ -1,10 +1,9 @@
 """What `fovea reproduce` does for a study of cells: run what is missing, print the page."""
 
+from fovea.cli.tables import show_page
 from fovea.pipelines import study
 
 
 def run(config: study.StudyConfig) -> None:
     """All cells that are missing, then the page."""
-    study.run(config)
-    print(config.results.read_text())
-    print(f"Written to {config.results}")
+    show_page(study, config)
