@@ -48,6 +48,21 @@ def test_start_of_episode_repeats_the_first_step_and_marks_it(dataset):
     np.testing.assert_array_equal(batch[keys.STATE][0, 4], dataset.state[episode.start + 1])
 
 
+def test_frames_of_a_window_may_be_several_steps_apart(dataset):
+    source = WindowSource(dataset, context=3, horizon=H, stride=2)
+    episode = dataset.episodes[1]
+    batch = source.batch([Window(episode, 3)])
+    first = episode.start + 3
+    np.testing.assert_array_equal(batch[keys.STATE][0], dataset.state[[first, first + 2, first + 4]])
+    np.testing.assert_array_equal(batch[keys.ACTION][0], dataset.action[first : first + 4 + H])
+    pictures = dataset.frames(1, keys.IMAGES[0])[[3, 5, 7]].transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(batch[keys.IMAGES[0]][0], pictures)
+    assert len(source) == sum(len(e) for e in dataset.episodes)  # every step begins one
+    last = source.batch([Window(episode, len(episode) - 3)])
+    assert last["observation.state_is_pad"][0].tolist() == [False, False, True]
+    assert last["action_is_pad"][0].tolist() == [False] * 3 + [True] * (H + 1)
+
+
 def test_windows_cover_the_chosen_episodes_only(dataset):
     source = WindowSource(dataset, episodes=dataset.select("train"), context=T, horizon=H)
     windows = [source[number] for number in range(len(source))]

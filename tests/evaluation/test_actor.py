@@ -76,3 +76,16 @@ def test_what_is_no_checkpoint_is_refused(checkpoint, tmp_path):
         Actor.load(tmp_path)
     with pytest.raises(FoveaError, match="no setting 'n_actions'"):
         Actor.load(checkpoint, n_actions=3)
+
+
+@pytest.mark.parametrize(("stride", "length"), [(1, 1), (3, 3)])
+def test_an_actor_plays_ahead_to_the_next_frame_that_matters(checkpoint, stride, length):
+    actor = Actor.load(checkpoint, obs_stride=stride)
+    frames = observations(2)
+    states = [actor.new_episode(0) for _ in frames]
+    ahead, shown = actor.play(states, actor.batch(frames), every_frame=[False, True])
+    assert (ahead.shape, shown.shape) == ((length, 7), (1, 7))
+    expected = Actor.load(checkpoint, obs_stride=stride)
+    state = expected.new_episode(0)
+    steps = [expected.act([state], expected.batch([frame]))[0] for frame in observations(1) * length]
+    np.testing.assert_allclose(ahead, steps, atol=1e-6)

@@ -53,6 +53,9 @@ class Script:
             state["step"] += 1
         return actions
 
+    def play(self, states: list[Any], batch: list[dict[str, Any]], every_frame: list[bool]) -> np.ndarray:
+        return self.act(states, batch)[:, None]
+
     def look(self, batch: list[dict[str, Any]]) -> np.ndarray:
         words = len(batch[0]["task"].split())
         return np.full((len(batch), 2, words, 4, 4), 1 / 16, dtype=np.float32)

@@ -57,11 +57,65 @@ def test_a_chunk_is_played_before_the_next_one_is_predicted(make_policy):
         states = [policy.new_episode()]
         for frame in window[:-1]:
             policy._observe(states, frame)
-        proprio = policy._observe(states, window[-1])
+        policy._observe(states, window[-1])
         with torch.no_grad():
-            chunk = policy._chunks(states, proprio, [0])[0, :count]
+            chunk = policy._chunks(states, None, [0])[0, :count]
         played = actions[start : start + count, 0]
         assert torch.allclose(played, chunk[: len(played)], atol=1e-5)
+
+
+def test_with_a_stride_only_the_frames_of_the_context_are_looked_at(make_policy, monkeypatch):
+    """Of frames 0 to 8 the policy sees 0, 3 and 6; their chunks are played from there."""
+    policy = make_policy(gripper_loss="l1", obs_stride=3).eval()
+    looked: list[int] = []
+    encode = policy.encoder.encode_image
+    monkeypatch.setattr(policy.encoder, "encode_image", lambda x: (looked.append(len(x)), encode(x))[1])
+    seen, actions = rollout(policy, steps=9)
+    assert looked == [2, 2, 2]  # two cameras
+    every = make_policy(gripper_loss="l1").eval()
+    every.load_state_dict(policy.state_dict())
+    states = [every.new_episode()]
+    for number, start in enumerate((0, 3, 6)):
+        chunk = every.predict_action_chunk(seen[start]) if number == 0 else None
+        every._observe(states, seen[start])
+        expected = every._chunks(states, None, [0])[0, :3]
+        assert chunk is None or torch.allclose(chunk[0, :3], expected, atol=1e-5)
+        assert torch.allclose(actions[start : start + 3, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_actions_played_without_looking_are_those_of_asking_at_every_frame(make_policy, stride):
+    policy = make_policy(obs_stride=stride).eval()
+    seen, asked = rollout(policy, steps=6)
+    states, played = [policy.new_episode()], []
+    while len(played) < 6:
+        played += [policy.act(states, seen[len(played)])[0], *policy.act_blind(states[0])]
+        assert len(played) % stride == 0
+    assert torch.equal(torch.stack(played), asked[:, 0])
+
+
+def test_episodes_that_began_at_different_times_keep_their_own_stride(make_policy):
+    policy = make_policy(gripper_loss="l1", obs_stride=3).eval()
+    _, alone = rollout(policy, steps=5)
+    states, later = [policy.new_episode()], []
+    policy.act(states, frames(1, seed=7))  # the first is one frame ahead of the second
+    states.append(policy.new_episode())
+    for step in range(5):
+        later.append(policy.act(states, join([frames(1, seed=8 + step), frames(1, seed=step)]))[1])
+    assert torch.allclose(torch.stack(later), alone[:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"obs_stride": 2}, "divide n_action_steps = 3"),
+        ({"obs_stride": 3, "temporal_ensemble": "newest"}, "predicts at every"),
+        ({"obs_stride": 0}, "obs_stride > 0"),
+    ],
+)
+def test_strides_that_no_chunk_can_bridge_are_refused(make_policy, changes, message):
+    with pytest.raises(FoveaError, match=message):
+        make_policy(**changes)
 
 
 def test_episodes_of_different_length_and_order_do_not_disturb_one_another(make_policy):

@@ -155,8 +155,18 @@ def test_chunks_are_played_open_loop_and_only_episodes_at_their_end_are_looked_a
     assert torch.allclose(third[2], alone[0, 0], atol=1e-5)
     policy.act(states, frames(3, seed=3))
     assert seen == [2, 1, 1, 2]  # two begin; the third; it alone, asked by this test; the first two again
+    assert [len(policy.act_blind(state)) for state in states] == [2, 2, 1]
+    assert [len(policy.act_blind(state)) for state in states] == [0, 0, 0]
     with pytest.raises(FoveaError, match="3 frames"):
         policy.act(states, frames(2))
+
+
+def test_the_rest_of_a_chunk_is_played_without_looking(make):
+    policy = make(chunk_size=6, n_action_steps=3).eval()
+    state = policy.new_episode()
+    first = policy.act([state], frames(1))
+    together = torch.cat([first, policy.act_blind(state)])
+    assert torch.equal(together, policy.predict_action_chunk(frames(1))[0, :3])
 
 
 def test_reset_forgets_all_environments_or_some(make):

@@ -26,7 +26,7 @@ def frames(count: int, seed: int = 0) -> dict[str, Any]:
 def windows(policy: EFVLAPolicy, count: int, seed: int = 0) -> dict[str, Any]:
     """Windows with cached patches, some actions padded."""
     config, generator = policy.config, torch.Generator().manual_seed(seed)
-    time, span = config.n_obs_steps, config.n_obs_steps + config.chunk_size - 1
+    time, span = config.n_obs_steps, (config.n_obs_steps - 1) * config.obs_stride + config.chunk_size
     patches = config.encoder_grid[0] * config.encoder_grid[1]
     batch: dict[str, Any] = {
         f"observation.features.{name}": torch.nn.functional.normalize(

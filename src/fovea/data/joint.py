@@ -43,7 +43,7 @@ class JointSource:
                         f"data sets that are trained on together must agree in {what.__name__[1:]}: "
                         f"{first.dataset.root} has {what(first)}, {other.dataset.root} has {what(other)}"
                     )
-        self.context, self.horizon = first.context, first.horizon
+        self.context, self.horizon, self.span = first.context, first.horizon, first.span
         self._ends = np.cumsum([len(source) for source in self.sources])
 
     def __len__(self) -> int:
@@ -104,6 +104,7 @@ def _sizes(source: WindowSource) -> dict[str, int]:
     return {
         "context": source.context,
         "horizon": source.horizon,
+        "stride": source.stride,
         "state": dataset.state.shape[1],
         "action": dataset.action.shape[1],
         "frames a second": dataset.fps,

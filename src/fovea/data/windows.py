@@ -1,7 +1,8 @@
 """Windows: short contiguous slices of episodes, as the batches a policy trains on.
 
-A window of T steps that starts at step t0 holds the observations t0..t0+T-1 and the actions t0..t0+T+H-2, so that its
-position i owns the chunk of actions i..i+H-1. Windows may hang over the end of an episode (and over its start, as
+A window of T frames that starts at step t0 holds the observations t0..t0+T-1 and the actions t0..t0+T+H-2, so that its
+position i owns the chunk of actions i..i+H-1. With a stride s, its frames are s steps apart, and position i owns the
+actions i*s..i*s+H-1. Windows may hang over the end of an episode (and over its start, as
 LeRobot's own loader does, with `lead`): there the nearest real step is repeated and marked as padding.
 
 Shapes: B windows, T steps of context, H horizon, C cameras, N patches, D width, S state, A action.
@@ -34,9 +35,9 @@ class Window:
     start: int
     view: int = 0
 
-    def describe(self, context: int) -> str:
+    def describe(self, span: int) -> str:
         """For messages: 'episode 3, frames 10..21'."""
-        last = min(self.start + context, len(self.episode)) - 1
+        last = min(self.start + span, len(self.episode)) - 1
         return f"episode {self.episode.index}, frames {max(self.start, 0)}..{last} ({self.episode.task!r})"
 
 
@@ -52,9 +53,10 @@ class WindowSource:
         episodes: which episodes; all by default.
         context: T.
         horizon: H.
+        stride: s, steps from one frame of a window to the next.
         lead: how many steps a window may start before its episode.
-        tail: how many steps a window may end after its episode; T-1 by default, so every step of an episode is equally
-            often seen (but for the first T-1-lead).
+        tail: how many steps a window may end after its episode; (T-1)*s by default, so every step of an episode is equally
+            often seen (but for the first (T-1)*s-lead).
 
     Raises:
         FoveaError: if there are no episodes, the features belong to another data set, or the data set lacks a camera
@@ -71,20 +73,23 @@ class WindowSource:
         episodes: Sequence[EpisodeInfo] | None = None,
         context: int = 12,
         horizon: int = 12,
+        stride: int = 1,
         lead: int = 0,
         tail: int | None = None,
     ) -> None:
         self.dataset, self.features, self.augmentation = dataset, features, augmentation
         self.episodes = list(dataset.episodes if episodes is None else episodes)
-        self.context, self.horizon, self.lead = context, horizon, lead
-        self.tail = context - 1 if tail is None else tail
+        self.context, self.horizon, self.stride, self.lead = context, horizon, stride, lead
+        self.span = (context - 1) * stride + 1
+        self.tail = self.span - 1 if tail is None else tail
         if not self.episodes:
             raise FoveaError(
                 f"expected at least one episode of {dataset.root} to train on, got none; check the split"
             )
-        if not (0 <= lead < context and 0 <= self.tail < context and horizon > 0):
+        if not (0 <= lead < self.span and 0 <= self.tail < self.span and horizon > 0 and stride > 0):
             raise FoveaError(
-                f"expected lead and tail in 0..{context - 1} and a horizon above 0, got {lead}, {self.tail}, {horizon}"
+                f"expected lead and tail in 0..{self.span - 1}, a horizon and a stride above 0, got {lead}, "
+                f"{self.tail}, {horizon} and {stride}"
             )
         if features is not None and features.about["dataset"] != dataset.fingerprint:
             raise FoveaError(
@@ -96,7 +101,7 @@ class WindowSource:
                     "expected cached features or augmentation of pictures, got both; cache augmented views instead"
                 )
             augmentation.check_cameras(tuple(dataset.cameras))
-        counts = [max(1, len(episode) + lead + self.tail - context + 1) for episode in self.episodes]
+        counts = [max(1, len(episode) + lead + self.tail - self.span + 1) for episode in self.episodes]
         self._ends = np.cumsum(counts)
         self._pictures = Pictures(dataset, memory)
 
@@ -131,12 +136,13 @@ class WindowSource:
         """Collate windows.
 
         Returns:
-            `observation.state` (B, T, S) and `observation.state_is_pad` (B, T) bool; `action` (B, T+H-1, A) and
-            `action_is_pad` (B, T+H-1) bool, True past either end and before `label_from`; per camera
+            `observation.state` (B, T, S) and `observation.state_is_pad` (B, T) bool; `action` (B, (T-1)*s+H, A) and
+            `action_is_pad` (B, (T-1)*s+H) bool, True past either end and before `label_from`; per camera
             `observation.features.*` (B, T, N, D) float16 or `observation.images.*` (B, T, 3, h, w) uint8;
             `task` list of B sentences.
         """
-        steps, actions = np.arange(self.context), np.arange(self.context + self.horizon - 1)
+        steps = np.arange(self.context) * self.stride
+        actions = np.arange(self.span + self.horizon - 1)
         starts = np.array([window.start for window in windows])
         lengths = np.array([len(window.episode) for window in windows])[:, None]
         offsets = np.array([window.episode.start for window in windows])[:, None]
@@ -168,7 +174,8 @@ class WindowSource:
             "features": self.features.about["identity"] if self.features else None,
             "variant": self._describe_views(),
             "episodes": [episode.index for episode in self.episodes],
-            "window": [self.context, self.horizon, self.lead, self.tail],
+            "window": [self.context, self.horizon, self.lead, self.tail]
+            + ([self.stride] if self.stride > 1 else []),
         }
 
     def _describe_views(self) -> Any:

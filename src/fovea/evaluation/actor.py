@@ -28,7 +28,7 @@ class Actor:
     """A policy that acts for several episodes at once, with its processors.
 
     Args:
-        policy: one with `new_episode` and `act`, as EF-VLA has them.
+        policy: one with `new_episode`, `act` and perhaps `act_blind`, as EF-VLA has them.
         preprocessor, postprocessor: LeRobot's pipelines of that policy.
         identity: names the policy in results; episodes of another identity are not re-used.
     """
@@ -96,13 +96,37 @@ class Actor:
         Raises:
             FoveaError: if the policy gives NaN or infinity.
         """
-        actions = self._actions(states, batch).cpu().numpy().astype(np.float64)
+        return self._checked(self._actions(states, batch))
+
+    @staticmethod
+    def _checked(played: torch.Tensor) -> np.ndarray:
+        actions = played.cpu().numpy().astype(np.float64)
         if not np.isfinite(actions).all():
             raise FoveaError(
                 "the policy gave actions that are not finite; is its checkpoint of a run that diverged? "
                 "Look at its metrics.jsonl"
             )
         return np.clip(actions, -1.0, 1.0)
+
+    def play(self, states: Sequence[Any], batch: Any, every_frame: Sequence[bool]) -> list[np.ndarray]:
+        """For each of B episodes the actions (K, 7) up to the next frame that its policy looks at, K of at least 1.
+
+        Args:
+            every_frame: which episodes must be asked at every frame all the same, because it will be shown.
+        """
+        first = self.act(states, batch)
+        return [
+            action[None] if every else np.concatenate([action[None], self._blind(state)])
+            for action, state, every in zip(first, states, every_frame, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _blind(self, state: Any) -> np.ndarray:
+        """(K, 7), K may be 0: what follows before the policy looks again, where it can tell."""
+        if not hasattr(self.policy, "act_blind"):
+            return np.empty((0, ACTION_SIZE))
+        actions = self.policy.act_blind(state)
+        return self._checked(self.postprocessor(actions)) if len(actions) else np.empty((0, ACTION_SIZE))
 
     def _actions(self, states: Sequence[Any], batch: Any) -> torch.Tensor:
         return self.postprocessor(self.policy.act(states, batch))

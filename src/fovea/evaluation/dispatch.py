@@ -132,9 +132,10 @@ class Dispatch:
 
     def _act(self, waiting: list[tuple[Slot, Observation]]) -> None:
         batch = self.actor.batch([observation for _, observation in waiting])
-        actions = self.actor.act([slot.state for slot, _ in waiting], batch)
-        for (slot, observation), action in zip(waiting, actions, strict=True):
-            slot.worker.send(action)
+        filmed = [slot.kept is not None for slot, _ in waiting]
+        plays = self.actor.play([slot.state for slot, _ in waiting], batch, every_frame=filmed)
+        for (slot, observation), actions in zip(waiting, plays, strict=True):
+            slot.worker.send(actions)
             if slot.kept is not None:
                 slot.kept.append(observation)
 

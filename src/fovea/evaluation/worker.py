@@ -1,7 +1,8 @@
 """What simulates in a closed-loop evaluation: it steps scenes, the policy sits elsewhere.
 
 One answer for each message, whatever carries them (a pipe, Ray): an `EpisodeStart` as a dict with a step limit begins
-an episode, an action (7,) goes on with it; the answer is ("observe", observation), ("done", record) or ("error", text).
+an episode, actions (K, 7) go on with it, and only the frame behind the last of them is drawn; the answer is
+("observe", observation), ("done", record) or ("error", text).
 """
 
 import time
@@ -104,7 +105,7 @@ class Simulator:
                 self._episode = self._begin(EpisodeStart(**message["start"]), message["max_steps"])
                 return "observe", next(self._episode)
             if self._episode is None:
-                raise FoveaError("expected an episode's start before its first action")
+                raise FoveaError("expected an episode's start before its first actions")
             return "observe", self._episode.send(message)
         except StopIteration as end:
             return "done", end.value
@@ -136,10 +137,13 @@ def play(env: LiberoEnv, start: EpisodeStart, max_steps: int) -> Episode:
     watch = Watch(env)
     steps = 0
     while steps < max_steps and not env.success:
-        action = yield env.observe()
-        watch.look(steps, action[-1])
-        env.step(action)
-        steps += 1
+        actions = yield env.observe()
+        for action in actions:
+            watch.look(steps, action[-1])
+            env.step(action)
+            steps += 1
+            if steps == max_steps or env.success:
+                break
     watch.look(steps, -1.0)
     return {
         "start": start.asdict(),

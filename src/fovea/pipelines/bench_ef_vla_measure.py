@@ -97,7 +97,9 @@ def train_ours(policy: EFVLAPolicy, batch: int, steps: int, length: int, clock: 
             policy.encoder, dataset, root=folder, workers=torch.get_num_threads(), progress=False
         )
         encoding = clock() - began
-        source = WindowSource(dataset, features, context=config.n_obs_steps, horizon=config.chunk_size)
+        source = WindowSource(
+            dataset, features, context=config.n_obs_steps, horizon=config.chunk_size, stride=config.obs_stride
+        )
         settings = TrainConfig(
             steps=WARM_STEPS + steps + 1,
             batch_size=batch,

@@ -17,7 +17,7 @@ from fovea.training.config import TrainConfig
 if TYPE_CHECKING:
     from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 
-SHARED: dict[str, Any] = {"device": "cpu", "value_join": "concat"}
+SHARED: dict[str, Any] = {"device": "cpu", "value_join": "concat", "obs_stride": 4, "n_action_steps": 4}
 EARLY: dict[str, Any] = {"temperature": 0.035, "text_dropout": 0.2, "value_content_dropout": 0.3}
 METHODS: dict[str, dict[str, Any]] = {
     "EF-VLA": EARLY,

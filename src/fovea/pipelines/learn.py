@@ -105,6 +105,7 @@ def train_policy(
         sizes: dict[str, Any] = {
             "context": policy_config.n_obs_steps,
             "horizon": policy_config.chunk_size,
+            "stride": getattr(policy_config, "obs_stride", 1),
             "augmentation": augmentation if pixels and variants and split == "train" else None,
             "memory": memory,
         }

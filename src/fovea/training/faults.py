@@ -23,7 +23,7 @@ def not_finite_error(
     batch: dict[str, Any],
     windows: Sequence[Window],
     loss_alone: Callable[[Window], Tensor],
-    context: int,
+    span: int,
     ranks: Ranks,
     last: Path | None,
 ) -> FoveaError:
@@ -35,7 +35,7 @@ def not_finite_error(
         step: number of the update, from 0.
         batch: as the policy got it.
         loss_alone: loss of one window.
-        context: T, for the description of a window.
+        span: steps that a window covers, for its description.
         last: the last checkpoint.
     """
 
@@ -50,8 +50,8 @@ def not_finite_error(
 
     columns = {name for name, x in batch.items() if isinstance(x, Tensor) and not finite(x)}
     columns = set(ranks.gather(sorted(columns)))
-    names = ranks.gather([window.describe(context) for window in windows if guilty(window)])
-    names = names or ranks.gather([window.describe(context) for window in windows])
+    names = ranks.gather([window.describe(span) for window in windows if guilty(window)])
+    names = names or ranks.gather([window.describe(span) for window in windows])
     if not all(finite(parameter) for parameter in policy.parameters()):
         cause = "the weights themselves are not finite: lower the learning rate"
     elif columns:

@@ -48,7 +48,7 @@ REDRAW_SECONDS = 30.0
 class Source(Protocol):
     """Where batches come from; `fovea.data.windows.WindowSource` is one."""
 
-    context: int
+    span: int  # steps that a window covers
 
     def sample(self, seed: int, step: int, count: int) -> list[Window]: ...
 
@@ -259,7 +259,7 @@ class _Run:
             batch=batch,
             windows=windows,
             loss_alone=loss_alone,
-            context=self.source.context,
+            span=self.source.span,
             ranks=self.ranks,
             last=last_checkpoint(self.output_dir),
         )

@@ -19,7 +19,7 @@ from fovea.policies.ef_vla.presets_ef_vla import (
 )
 
 _POSITIVE = (
-    *("n_obs_steps", "chunk_size", "n_action_steps"),
+    *("n_obs_steps", "obs_stride", "chunk_size", "n_action_steps"),
     *("readouts", "pooling_blocks", "pooling_heads", "value_position_width"),
     *("text_width", "vision_width", "proprio_width", "proprio_hidden"),
     *("dim_model", "n_layers", "n_heads", "mlp_ratio"),
@@ -43,6 +43,8 @@ class EFVLAConfig(PreTrainedConfig):
 
     Args:
         n_obs_steps: frames of context T that the policy sees.
+        obs_stride: steps from one frame of the context to the next. 1, as in the paper, sees every frame; 4 sees four
+            times as far back, and looks at every fourth frame only while it acts. Divides `n_action_steps`.
         chunk_size: horizon H, future actions predicted at every frame.
         n_action_steps: actions of a chunk that are played before the next one is predicted; with temporal
             ensembling, chunks are cut to this length and one is predicted at every step.
@@ -113,6 +115,7 @@ class EFVLAConfig(PreTrainedConfig):
     """
 
     n_obs_steps: int = 12
+    obs_stride: int = 1
     chunk_size: int = 12
     n_action_steps: int = 8
     normalization_mapping: dict[str, NormalizationMode] = field(default_factory=dict)
@@ -212,6 +215,16 @@ class EFVLAConfig(PreTrainedConfig):
             raise FoveaError(
                 f"expected n_action_steps <= chunk_size = {self.chunk_size}, got {self.n_action_steps}; "
                 "a chunk cannot be played beyond its end"
+            )
+        if self.n_action_steps % self.obs_stride:
+            raise FoveaError(
+                f"expected obs_stride to divide n_action_steps = {self.n_action_steps}, got {self.obs_stride}; "
+                "a chunk is predicted when a frame has been looked at"
+            )
+        if self.obs_stride > 1 and self.temporal_ensemble != "none":
+            raise FoveaError(
+                f"expected obs_stride=1 with temporal_ensemble={self.temporal_ensemble}, which predicts at every "
+                f"frame, got {self.obs_stride}"
             )
         if self.dim_model % self.n_heads:
             raise FoveaError(f"expected n_heads to divide dim_model = {self.dim_model}, got {self.n_heads}")
@@ -381,11 +394,11 @@ class EFVLAConfig(PreTrainedConfig):
 
     @property
     def observation_delta_indices(self) -> list[int]:
-        return list(range(1 - self.n_obs_steps, 1))
+        return list(range((1 - self.n_obs_steps) * self.obs_stride, 1, self.obs_stride))
 
     @property
     def action_delta_indices(self) -> list[int]:
-        return list(range(1 - self.n_obs_steps, self.chunk_size))
+        return list(range((1 - self.n_obs_steps) * self.obs_stride, self.chunk_size))
 
     @property
     def reward_delta_indices(self) -> None:

@@ -27,7 +27,8 @@ from fovea.tokens import Tokens
 
 @dataclass
 class EpisodeState:
-    """One episode's memory: its last T policy tokens (W,) and the actions it still has to play.
+    """One episode's memory: its last T policy tokens (W,), the actions it still has to play, and how many of them it
+    plays before it looks again.
 
     `EFVLAPolicy.new_episode` makes one; a new episode needs a new one. Words are kept here where the encoder is
     trained, so that nobody else can remember them.
@@ -35,6 +36,7 @@ class EpisodeState:
 
     tokens: list[Tensor] = field(default_factory=list)
     pending: deque[Tensor] = field(default_factory=deque)
+    blind: int = 0
     ensemble: ChunkEnsemble | None = None
     sentence: str | None = None
     words: Tokens | None = None
@@ -150,19 +152,20 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
             raise FoveaError(f"expected reduction mean or none, got {reduction!r}")
         patches, words, proprio = self._inputs(batch, time=True)
         tokens = self.model.tokens(patches, words, proprio)
-        time, horizon = config.n_obs_steps, config.chunk_size
+        time, horizon, stride = config.n_obs_steps, config.chunk_size, config.obs_stride
+        steps = (time - 1) * stride + horizon
         actions = batch[ACTION].to(tokens.device, torch.float32)
-        if tokens.shape[1] != time or actions.shape[1:] != (time + horizon - 1, config.action_size):
+        if tokens.shape[1] != time or actions.shape[1:] != (steps, config.action_size):
             raise FoveaError(
-                f"expected windows of {time} frames with actions of shape (B, {time + horizon - 1}, "
+                f"expected windows of {time} frames with actions of shape (B, {steps}, "
                 f"{config.action_size}), got {tokens.shape[1]} frames and actions {tuple(actions.shape)}"
                 + ("; `fovea train` turns LIBERO's changes of pose into poses" if config.plays_libero else "")
             )
-        target = actions.unfold(1, horizon, 1).transpose(-1, -2)
+        target = actions.unfold(1, horizon, stride).transpose(-1, -2)
         mask = torch.ones(actions.shape[:2], dtype=torch.bool, device=tokens.device)
         if "action_is_pad" in batch:
             mask = ~batch["action_is_pad"].to(tokens.device)
-        mask = mask.unfold(1, horizon, 1)
+        mask = mask.unfold(1, horizon, stride)
         if config.action_space == "se3_relative" and proprio is not None:
             target = relative_chunk(proprio, target)
         padded = batch.get(f"{STATE}_is_pad")
@@ -214,8 +217,8 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
     def act(self, states: Sequence[EpisodeState], batch: dict[str, Any]) -> Tensor:
         """One action for each of B episodes, whatever their lengths so far.
 
-        Every picture is encoded; the transformer runs for the episodes that have played their chunk (receding
-        horizon), or for all (temporal ensembling).
+        Every picture of the context is encoded (each `obs_stride`-th frame); the transformer runs for the episodes
+        that have played their chunk (receding horizon), or for all (temporal ensembling).
 
         Args:
             states: B memories, changed in place.
@@ -224,32 +227,61 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         Returns:
             (B, A), still scaled like the dataset's actions; the post-processor undoes that.
         """
-        proprio = self._observe(states, batch)
-        due = [i for i, state in enumerate(states) if state.ensemble is not None or not state.pending]
+        self._check_count(states, batch)
+        looking = [i for i, state in enumerate(states) if not state.blind]
+        if looking:
+            self._observe([states[i] for i in looking], _rows(batch, looking, len(states)))
+        for i in looking:
+            states[i].blind = self.config.obs_stride
+        proprio = self._pose(batch)
+        due = [i for i in looking if states[i].ensemble is not None or not states[i].pending]
         if due:
             for i, chunk in zip(due, self._chunks(states, proprio, due), strict=True):
                 chunk, ensemble = chunk[: self.config.n_action_steps], states[i].ensemble
                 states[i].pending.extend(chunk if ensemble is None else [ensemble.push(chunk)])
-        actions = torch.stack([state.pending.popleft() for state in states])
+        actions = torch.stack([self._next(state) for state in states])
         if self.config.plays_libero and proprio is not None:
             actions = action_towards(proprio[:, 0], actions)
         return self._finish(actions)
 
-    def _observe(self, states: Sequence[EpisodeState], batch: dict[str, Any]) -> Tensor | None:
-        """Append this frame's policy token to every episode's memory; returns the proprioception (B, 1, P)."""
-        self.eval()
+    @torch.no_grad()
+    def act_blind(self, state: EpisodeState) -> Tensor:
+        """The actions (K, A) that follow in an episode before a frame is looked at again; K may be 0.
+
+        Whoever simulates need not draw these frames. LIBERO's changes of pose (`se3_relative`) depend on where the
+        arm is, so there K is 0.
+        """
+        count = 0 if self.config.plays_libero else state.blind
+        actions = [self._next(state) for _ in range(count)]
+        return self._finish(torch.stack(actions)) if actions else torch.empty(0, self.config.action_size)
+
+    def _next(self, state: EpisodeState) -> Tensor:
+        state.blind -= 1
+        return state.pending.popleft()
+
+    def _pose(self, batch: dict[str, Any]) -> Tensor | None:
+        """Proprioception (B, 1, P) of frames, where actions are relative to it."""
+        if self.config.action_space != "se3_relative":
+            return None
+        return self._features.proprio(batch, False, self.model.input.weight.device)
+
+    def _check_count(self, states: Sequence[EpisodeState], batch: dict[str, Any]) -> None:
         if _frames(batch) != len(states):
             raise FoveaError(
                 f"expected a batch of {len(states)} frames, one an episode, got {_frames(batch)}; "
                 "call reset() when episodes begin"
             )
+
+    def _observe(self, states: Sequence[EpisodeState], batch: dict[str, Any]) -> None:
+        """Append this frame's policy token to every episode's memory."""
+        self.eval()
+        self._check_count(states, batch)
         if self.config.vision == "finetune" and TOKENS not in batch:
             batch = {**batch, WORDS: self._episode_words(states, batch["task"])}
         patches, words, proprio = self._inputs(batch, time=False)
         tokens = self.model.tokens(patches, words, proprio)[:, 0]
         for state, token in zip(states, tokens, strict=True):
             state.tokens = [*state.tokens, token][-self.config.n_obs_steps :]
-        return proprio
 
     def _chunks(self, states: Sequence[EpisodeState], proprio: Tensor | None, due: Sequence[int]) -> Tensor:
         """Chunks (K, H, A) of the episodes that are due, from windows padded behind (causal: it cannot matter)."""
@@ -317,8 +349,8 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         With `action_space=se3_relative` it holds absolute poses, also where `select_action` gives LIBERO's changes.
         """
         states = self._own_states(batch)
-        proprio = self._observe(states, batch)
-        return self._finish(self._chunks(states, proprio, range(len(states))))
+        self._observe(states, batch)
+        return self._finish(self._chunks(states, self._pose(batch), range(len(states))))
 
     @torch.no_grad()
     def attention(self, batch: dict[str, Any]) -> WordAttention:
@@ -345,3 +377,17 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
 def _frames(batch: dict[str, Any]) -> int:
     """B of single frames."""
     return len(batch[TOKENS] if TOKENS in batch else batch.get("task") or ())
+
+
+def _rows(batch: dict[str, Any], chosen: Sequence[int], count: int) -> dict[str, Any]:
+    """Some of `count` frames: of tensors and lists that have one entry a frame."""
+    if len(chosen) == count:
+        return batch
+    index = torch.tensor(chosen)
+
+    def pick(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[index.to(value.device)] if value.ndim and len(value) == count else value
+        return [value[i] for i in chosen] if isinstance(value, list) and len(value) == count else value
+
+    return {key: pick(value) for key, value in batch.items()}

@@ -177,6 +177,13 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         return torch.stack([state.pending.popleft() for state in states])
 
     @torch.no_grad()
+    def act_blind(self, state: ChunkMemory) -> Tensor:
+        """The rest (K, A) of an episode's chunk, which is played whatever the frames show; K may be 0."""
+        actions = list(state.pending)
+        state.pending.clear()
+        return torch.stack(actions) if actions else torch.empty(0, self.config.action_size)
+
+    @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
         """LeRobot: the whole chunk (B, H, A) for single frames."""
         self.eval()
