@@ -55,8 +55,8 @@ class WindowSource:
         horizon: H.
         stride: s, steps from one frame of a window to the next.
         lead: how many steps a window may start before its episode.
-        tail: how many steps a window may end after its episode; (T-1)*s by default, so every step of an episode is equally
-            often seen (but for the first (T-1)*s-lead).
+        tail: how many steps a window may end after its episode; (T-1)*s by default, so every step of an episode is
+            equally often seen (but for the first (T-1)*s-lead).
 
     Raises:
         FoveaError: if there are no episodes, the features belong to another data set, or the data set lacks a camera
