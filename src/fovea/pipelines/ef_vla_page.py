@@ -43,14 +43,17 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
 
 
 def _method_of_study(config: "EFVLAStudyConfig", collected: dict[str, Any]) -> list[str]:
+    from fovea.pipelines.ef_vla_study import SHARED
+
     return [
         f"Thirty tasks: libero_spatial, libero_object, libero_goal. {collected['episodes']} demonstrations",
         f"({collected['frames']:,} frames) of the scripted expert, {config.drawn} a task from layouts drawn anew and",
         f"{config.official} from official initial states 0 to 29. Every method: the same data, the shipped encoder",
-        f"(frozen, 16 x 16 patches a camera), {config.steps:,} steps of 16 windows of 12 frames, chunks of 12 actions",
-        "of which 8 are played. The last checkpoint acts; nothing was chosen on test episodes. Official: states 30 and",
-        f"later, {config.episodes} a task. Drawn: layouts with other seeds than training's, {config.episodes} a task.",
-        f"Unseen: the nine of EF-VLA's ten unseen tasks that the arm can do, {2 * config.episodes} states each.",
+        f"(frozen, 16 x 16 patches a camera), {config.steps:,} steps of 16 windows of 12 frames,",
+        f"{SHARED['obs_stride']} steps from one to the next, chunks of 12 actions of which {SHARED['n_action_steps']} are",
+        "played. The last checkpoint acts; nothing was chosen on test episodes. Official: states 30 and later,",
+        f"{config.episodes} a task. Drawn: layouts with other seeds than training's, {config.drawn_episodes} a task.",
+        f"Unseen: the nine of EF-VLA's ten unseen tasks that the arm can do, {config.episodes} states each.",
         "Intervals: Wilson, 95 %, over the episodes of all seeds together. Vision that learns sees every picture anew:",
         "those two methods, and EF-VLA with few pictures beside them, get fewer windows and steps (see the cost).",
     ]

@@ -54,6 +54,8 @@ class EFVLAStudyConfig(StudyConfig):
 
     out: Path = Path("outputs/ef-vla")
     results: Path = Path("results/ef_vla.md")
+    steps: int = 4000
+    episodes: int = 2
 
     def method_names(self) -> list[str]:
         return list(METHODS)
@@ -91,12 +93,17 @@ class EFVLAStudyConfig(StudyConfig):
                 pretrain.run(make(corpus=scenes, output=self.encoder_folder(method), **ENCODERS[method]))
 
     def tests(self) -> list[TestSet]:
-        """Official states, layouts drawn anew, and twice as many states of each unseen task."""
+        """Official states of the training tasks and of the unseen ones, and half as many layouts drawn anew."""
         return [
             *official_tests(self.SUITES, self.episodes),
-            *drawn_tests(self.SUITES, self.episodes),
-            *unseen_tests(2 * self.episodes),
+            *drawn_tests(self.SUITES, self.drawn_episodes),
+            *unseen_tests(self.episodes),
         ]
+
+    @property
+    def drawn_episodes(self) -> int:
+        """Test episodes a task from layouts drawn anew."""
+        return max(1, self.episodes // 2)
 
     def page(self, outcome: dict[str, Any]) -> str:
         from fovea.pipelines.ef_vla_page import page
