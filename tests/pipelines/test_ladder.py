@@ -1,8 +1,11 @@
 """Studies of methods x seeds: what runs when, what counts as done, and what the page says about it."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from fovea.errors import FoveaError
@@ -168,3 +171,25 @@ def test_bad_settings_are_refused():
         EFVLAStudyConfig(scale="gpu")
     with pytest.raises(FoveaError, match="--methods: expected some of EF-VLA, LF-VLA"):
         EFVLAStudyConfig(methods=["EF"])
+
+
+def test_cells_end_with_a_study_that_is_killed(tmp_path):
+    """However it dies: nothing goes on that nobody waits for."""
+    script = tmp_path / "study.py"
+    script.write_text(
+        "import multiprocessing, os, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from fovea.pipelines.ladder import _live_and_die_with_the_study\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_live_and_die_with_the_study)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    pool.submit(time.sleep, 600).result()\n"
+    )
+    study = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert study.stdout is not None
+    cell = psutil.Process(int(study.stdout.readline()))
+    study.kill()
+    study.wait()
+    gone, alive = psutil.wait_procs([cell], timeout=60)
+    assert (gone, alive) == ([cell], [])

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -134,7 +135,7 @@ def climb(todo: Sequence[Cell], *, workers: int, progress: bool = True) -> None:
     context = multiprocessing.get_context("spawn")
     with (
         progress_bar(visible=progress) as bar,
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_deaf_to_ctrl_c) as pool,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_live_and_die_with_the_study) as pool,
     ):
         job = bar.add_task("cells", total=len(todo), completed=len(todo) - len(waiting), note="")
         running: dict[Future, Cell] = {}
@@ -157,9 +158,17 @@ def climb(todo: Sequence[Cell], *, workers: int, progress: bool = True) -> None:
             raise
 
 
-def _deaf_to_ctrl_c() -> None:
-    """The study ends its cells; a terminal sends Ctrl-C to them as well."""
+def _live_and_die_with_the_study() -> None:
+    """The study ends its cells: on Ctrl-C, which a terminal sends to them as well, and however else it dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    study = multiprocessing.parent_process()
+    assert study is not None
+
+    def watch() -> None:
+        study.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _named(cell: Cell, error: BaseException) -> BaseException:
