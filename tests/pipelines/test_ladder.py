@@ -171,6 +171,17 @@ def test_bad_settings_are_refused():
         EFVLAStudyConfig(scale="gpu")
     with pytest.raises(FoveaError, match="--methods: expected some of EF-VLA, LF-VLA"):
         EFVLAStudyConfig(methods=["EF"])
+    with pytest.raises(FoveaError, match="--suites: expected some of libero_spatial, .*got libero_10"):
+        EFVLAStudyConfig(suites=["libero_10"])
+
+
+def test_a_study_of_one_suite_learns_and_plays_that_suite(tmp_path):
+    study = EFVLAStudyConfig(out=tmp_path, data=tmp_path, suites=["libero_object"], seeds=1)
+    assert {config.suite for config in study.collections()} == {"libero_object"}
+    assert [test.name for test in study.tests()] == ["libero_object", "libero_object, drawn"]
+    text = page(study, {"collected": {"episodes": 200, "frames": 20000}, "cells": []})
+    assert "--suites '[\"libero_object\"]'" in text
+    assert "10 tasks: libero_object." in text
 
 
 def test_cells_end_with_a_study_that_is_killed(tmp_path):

@@ -18,7 +18,7 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
     from fovea.pipelines.ef_vla_study import PAPER
 
     done: Sequence[dict[str, Any]] = outcome["cells"]
-    training = list(config.SUITES)
+    training = list(config.suites)
     drawn = [f"{suite}, drawn" for suite in training]
     lines = [
         *opening(
@@ -46,7 +46,7 @@ def _method_of_study(config: "EFVLAStudyConfig", collected: dict[str, Any]) -> l
     from fovea.pipelines.ef_vla_study import SHARED
 
     return [
-        f"Thirty tasks: libero_spatial, libero_object, libero_goal. {collected['episodes']} demonstrations",
+        f"{10 * len(config.suites)} tasks: {', '.join(config.suites)}. {collected['episodes']} demonstrations",
         f"({collected['frames']:,} frames) of the scripted expert, {config.drawn} a task from layouts drawn anew and",
         f"{config.official} from official initial states 0 to 29. Every method: the same data, the shipped encoder",
         f"(frozen, 16 x 16 patches a camera), {config.steps:,} steps of 16 windows of 12 frames,",

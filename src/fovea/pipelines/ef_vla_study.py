@@ -93,11 +93,13 @@ class EFVLAStudyConfig(StudyConfig):
                 pretrain.run(make(corpus=scenes, output=self.encoder_folder(method), **ENCODERS[method]))
 
     def tests(self) -> list[TestSet]:
-        """Official states of the training tasks and of the unseen ones, and half as many layouts drawn anew."""
+        """Official states of the training tasks, half as many layouts drawn anew, and (of all suites together) the
+        unseen tasks."""
+        unseen = unseen_tests(self.episodes) if len(self.suites) == len(self.SUITES) else []
         return [
-            *official_tests(self.SUITES, self.episodes),
-            *drawn_tests(self.SUITES, self.drawn_episodes),
-            *unseen_tests(self.episodes),
+            *official_tests(self.suites, self.episodes),
+            *drawn_tests(self.suites, self.drawn_episodes),
+            *unseen,
         ]
 
     @property

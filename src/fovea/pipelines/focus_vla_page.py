@@ -29,7 +29,7 @@ PAPER = {  # Table 2, LIBERO average
 def page(config: "FocusVLAStudyConfig", outcome: dict[str, Any]) -> str:
     """The whole page in Markdown; draws the curve beside it where there is one."""
     done: Sequence[dict[str, Any]] = outcome["cells"]
-    official = list(config.SUITES)
+    official = list(config.suites)
     drawn = [f"{suite}, drawn" for suite in official]
     lines = [
         *opening(
@@ -139,7 +139,7 @@ def _curve_table(config: "FocusVLAStudyConfig", curve: dict[str, list[tuple[int,
 
 def findings(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]]) -> list[str]:
     """The aims and the paper's claims that the cells can speak to, a sentence each."""
-    suites, said = list(config.SUITES), []
+    suites, said = list(config.suites), []
     pairs = (
         ("FocusVLA", "VLA-Adapter-Pro"),
         ("FocusVLA", "VLA-Adapter"),

@@ -78,10 +78,10 @@ class FocusVLAStudyConfig(StudyConfig):
 
     def tests(self) -> list[TestSet]:
         """Official states and layouts drawn anew; for the curve, a part of both at every sixth of the training."""
-        last = [*official_tests(self.SUITES, self.episodes), *drawn_tests(self.SUITES, self.episodes)]
+        last = [*official_tests(self.suites, self.episodes), *drawn_tests(self.suites, self.episodes)]
         shorter = [
-            *official_tests(self.SUITES, max(1, self.episodes // 2)),
-            *drawn_tests(self.SUITES, max(1, self.episodes // 2)),
+            *official_tests(self.suites, max(1, self.episodes // 2)),
+            *drawn_tests(self.suites, max(1, self.episodes // 2)),
         ]
         return last + [
             TestSet(f"{test.name} after {step}", test.starts, step)

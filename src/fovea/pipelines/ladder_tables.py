@@ -1,5 +1,6 @@
 """Tables of a study's cells: rates over seeds with intervals, each seed's own rate, and where the policies went."""
 
+import json
 from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
@@ -13,10 +14,11 @@ def opening(title: str, name: str, study: Any, done: Sequence[Outcome], told: Se
     """How a study's page begins: command, commits, how much of it is done, and how it was made."""
     commits = ", ".join(sorted({o["commit"] for o in done})) or "none"
     hours = sum(o["seconds"] for o in done) / 3600
+    only = "" if set(study.suites) == set(study.SUITES) else f" --suites '{json.dumps(study.suites)}'"
     return [
         f"# {title}",
         "",
-        f"`fovea reproduce {name} --scale {study.scale}` (commit {commits}; seeds 0 to {study.seeds - 1}): "
+        f"`fovea reproduce {name} --scale {study.scale}{only}` (commit {commits}; seeds 0 to {study.seeds - 1}): "
         f"{len(done)} of {len(study.cells())} cells (a method with a seed) are done, {hours:.1f} core-hours "
         "of training and test episodes.",
         "",

@@ -26,6 +26,7 @@ class StudyConfig(ABC):
         results: where the page goes; its numbers go beside it as JSON.
         data: folder of the demonstrations, which studies share.
         methods: names of the methods to run; empty takes all.
+        suites: which suites are learned, by one policy together, and played; empty takes all of the study.
         drawn: demonstrations a task from layouts drawn anew.
         official: demonstrations a task from official initial states, 0 for none.
         steps: training steps of every method.
@@ -41,6 +42,7 @@ class StudyConfig(ABC):
     results: Path = Path("results/study.md")
     data: Path = Path("outputs/demonstrations")
     methods: list[str] = field(default_factory=list)
+    suites: list[str] = field(default_factory=list)
     drawn: int = 12
     official: int = 8
     steps: int = 6000
@@ -59,6 +61,9 @@ class StudyConfig(ABC):
         names = self.method_names()
         if unknown := [name for name in self.methods if name not in names]:
             raise FoveaError(f"--methods: expected some of {', '.join(names)}, got {', '.join(unknown)}")
+        self.suites = self.suites or list(self.SUITES)
+        if unknown := [suite for suite in self.suites if suite not in self.SUITES]:
+            raise FoveaError(f"--suites: expected some of {', '.join(self.SUITES)}, got {', '.join(unknown)}")
         if self.scale == "smoke":
             self.drawn, self.official, self.steps, self.seeds, self.episodes = 1, 0, 20, 1, 1
 
@@ -92,7 +97,7 @@ class StudyConfig(ABC):
     def collections(self) -> list[CollectConfig]:
         """The demonstrations of every suite."""
         return collections(
-            self.data, self.SUITES, drawn=self.drawn, official=self.official, workers=self.workers
+            self.data, self.suites, drawn=self.drawn, official=self.official, workers=self.workers
         )
 
     def cells(self) -> list[Cell]:
