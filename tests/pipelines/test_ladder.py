@@ -171,7 +171,7 @@ def test_bad_settings_are_refused():
         EFVLAStudyConfig(scale="gpu")
     with pytest.raises(FoveaError, match="--methods: expected some of EF-VLA, LF-VLA"):
         EFVLAStudyConfig(methods=["EF"])
-    with pytest.raises(FoveaError, match="--suites: expected some of libero_spatial, .*got libero_10"):
+    with pytest.raises(FoveaError, match=r"--suites: expected some of .*libero_goal, got libero_10"):
         EFVLAStudyConfig(suites=["libero_10"])
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from fovea.cli.converting import check_counts, report_deviations
 from fovea.errors import FoveaError
 
 
@@ -50,16 +51,10 @@ class Config:
     POSITIONAL: ClassVar[tuple[str, ...]] = ("ckpt", "out")
 
     def __post_init__(self) -> None:
-        for name in (
-            "n_obs_steps",
-            "action_size",
-            "chunk_size",
-            "n_heads",
-            "pooling_heads",
-            "word_positions",
-        ):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise FoveaError(f"{name}: expected at least 1, got {value}")
+        check_counts(
+            self,
+            ("n_obs_steps", "action_size", "chunk_size", "n_heads", "pooling_heads", "word_positions"),
+        )
 
 
 def run(config: Config) -> int:
@@ -98,15 +93,12 @@ def run(config: Config) -> int:
     samples = read_otter(config.ckpt).samples if config.check is None else _samples(config.check)
     if not samples:
         return 0
-    deviations = otter_deviations(policy, samples)
-    for name, deviation in deviations.items():
-        print(f"  {name:<32} {deviation:.1e} from the reference")
-    far = [name for name, deviation in deviations.items() if not deviation <= TOLERANCE]
-    if far:
-        print(
-            f"{', '.join(far)}: further than {TOLERANCE:.0e}; do the heads and the context fit the checkpoint?"
-        )
-    return 1 if far else 0
+    return report_deviations(
+        otter_deviations(policy, samples),
+        whose="reference",
+        tolerance=TOLERANCE,
+        suspect="do the heads and the context fit the checkpoint?",
+    )
 
 
 def _samples(path: Path) -> dict:

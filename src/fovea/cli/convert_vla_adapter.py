@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fovea.errors import FoveaError
+from fovea.cli.converting import check_counts, report_deviations
 
 
 @dataclass(kw_only=True)
@@ -33,9 +33,7 @@ class Config:
     POSITIONAL: ClassVar[tuple[str, ...]] = ("ckpt", "out")
 
     def __post_init__(self) -> None:
-        for name in ("chunk_size", "n_heads"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise FoveaError(f"{name}: expected at least 1, got {value}")
+        check_counts(self, ("chunk_size", "n_heads"))
 
 
 def run(config: Config) -> int:
@@ -64,10 +62,9 @@ def run(config: Config) -> int:
     samples = read_public(config.ckpt if config.check is None else config.check).samples
     if not samples:
         return 0
-    deviations = vla_adapter_deviations(policy, samples)
-    for name, deviation in deviations.items():
-        print(f"  {name:<32} {deviation:.1e} from the release")
-    far = [name for name, deviation in deviations.items() if not deviation <= TOLERANCE]
-    if far:
-        print(f"{', '.join(far)}: further than {TOLERANCE:.0e}; does --n_heads fit the checkpoint?")
-    return 1 if far else 0
+    return report_deviations(
+        vla_adapter_deviations(policy, samples),
+        whose="release",
+        tolerance=TOLERANCE,
+        suspect="does --n_heads fit the checkpoint?",
+    )
