@@ -74,10 +74,6 @@ def findings(done: Sequence[dict[str, Any]], suites: Sequence[str]) -> list[str]
             ("training tasks (drawn)", [f"{suite}, drawn" for suite in suites]),
             ("unseen tasks", [UNSEEN]),
         ):
-            a, b = (
-                success_rate([r for test in tests for r in records(done, method, test)])
-                for method in ("EF-VLA", other)
-            )
-            if a.episodes and b.episodes:
-                said.append(f"- EF-VLA against {other}, {name}: {compare(a, b)}")
+            if compared := compare(done, "EF-VLA", other, tests):
+                said.append(f"- EF-VLA against {other}, {name}: {compared}")
     return said

@@ -71,7 +71,7 @@ def _method_of_study(config: "FocusVLAStudyConfig", collected: dict[str, Any]) -
         "8 x 8 pooled patches of each of two cameras), the same four-layer language model trained with the policy,",
         f"{config.steps:,} steps of 32 frames, chunks of 8 actions played open loop. The last checkpoint acts; nothing",
         f"was chosen on test episodes. Official: states 30 and on, {config.episodes} a task; drawn: other seeds than",
-        f"training's, {config.episodes} a task.",
+        f"training's, {config.fewer} a task.",
         "Intervals: Wilson, 95 %, over the episodes of all seeds together. The paper's VGGT rung needs tokens of a",
         "network that cannot be had offline, and is not in the table.",
     ]
@@ -150,9 +150,8 @@ def findings(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]]) -> l
     )
     for one, other in pairs:
         for test in [*suites, *(f"{suite}, drawn" for suite in suites)]:
-            a, b = (success_rate(records(done, method, test)) for method in (one, other))
-            if a.episodes and b.episodes:
-                said.append(f"- {one} against {other}, {test}: {compare(a, b)}")
+            if compared := compare(done, one, other, [test]):
+                said.append(f"- {one} against {other}, {test}: {compared}")
     curve = curves(config, done)
     if {"FocusVLA", "VLA-Adapter-Pro"} <= curve.keys():
         best = max(rate.rate for _, rate in curve["VLA-Adapter-Pro"])

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from fovea.evaluation.statistics import SuccessRate, endings, grounding, success_rate
+from fovea.evaluation.statistics import endings, grounding, success_rate
 
 Outcome = dict[str, Any]
+SIGNIFICANT = 0.05
 
 
 def opening(title: str, name: str, study: Any, done: Sequence[Outcome], told: Sequence[str]) -> list[str]:
@@ -134,10 +135,32 @@ def _numbers(its: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def compare(a: SuccessRate, b: SuccessRate) -> str:
-    """'68% against 29% (60 and 60 episodes); the intervals do not overlap.'"""
-    apart = a.interval[0] > b.interval[1] or b.interval[0] > a.interval[1]
+def compare(outcomes: Sequence[Outcome], one: str, other: str, tests: Sequence[str]) -> str | None:
+    """'68% against 29% in the same 60 episodes; 25 were won by EF-VLA alone, 2 by LF-VLA alone (p = 0.0001).'
+
+    Both methods play the same episodes with the same seeds, so they are compared episode by episode: an exact
+    McNemar test, two-sided, on those that only one of them won. None where they share no episode.
+    """
+    from scipy.stats import binomtest
+
+    a, b = (_won(outcomes, method, tests) for method in (one, other))
+    if not (shared := a.keys() & b.keys()):
+        return None
+    first, second = sum(a[k] and not b[k] for k in shared), sum(b[k] and not a[k] for k in shared)
+    p = float(binomtest(first, first + second).pvalue) if first + second else 1.0
+    rates = " against ".join(f"{sum(won[k] for k in shared) / len(shared):.0%}" for won in (a, b))
     return (
-        f"{a.rate:.0%} against {b.rate:.0%} ({a.episodes} and {b.episodes} episodes); the intervals "
-        f"{'do not overlap' if apart else 'overlap, so this may be chance'}."
+        f"{rates} in the same {len(shared)} episodes; {first} were won by {one} alone, {second} by {other} alone "
+        f"(p = {p:.2g}{'' if p < SIGNIFICANT else ', so this may be chance'})."
     )
+
+
+def _won(outcomes: Sequence[Outcome], method: str, tests: Sequence[str]) -> dict[tuple[int, str], bool]:
+    """(training seed, start) -> success."""
+    return {
+        (o["seed"], json.dumps(r["start"], sort_keys=True)): bool(r["success"])
+        for o in outcomes
+        if o["method"] == method
+        for test in tests
+        for r in o["tests"].get(test, [])
+    }
