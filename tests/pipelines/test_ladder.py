@@ -140,7 +140,7 @@ def test_the_ladder_of_focus_vla_has_a_curve_and_a_rung_for_every_choice(tmp_pat
     assert ladder["mixed"].method.policy.attention == "mixed"
     assert ladder["VLA-Adapter-Pro"].method.policy.type == "vla_adapter"
     steps = {test.step for test in ladder["FocusVLA"].tests}
-    assert steps == {None, 500, 1000, 1500, 2000, 2500}
+    assert steps == {None, 700, 1400, 2100, 2800, 3500}
     assert {test.step for test in ladder["mixed"].tests} == {None}
     assert all(step % ladder["FocusVLA"].method.training.save_every == 0 for step in steps - {None})
 
@@ -153,17 +153,17 @@ def test_the_page_of_focus_vla_draws_the_curve_over_the_same_episodes(tmp_path):
     for method, won_last in (("FocusVLA", 2), ("VLA-Adapter-Pro", 1)):
         tests = {}
         for test in study.tests():
-            won = won_last if test.step is None else test.step >= 1500
+            won = won_last if test.step is None else test.step >= 2000
             tests[test.name] = [
                 {**record(s.task_id, s.task_id % 2 < won), "start": vars(s)} for s in test.starts
             ]
         done.append({**outcome(method, 0, 1, 1), "tests": tests})
     curve = curves(study, done)
-    assert [step for step, _ in curve["FocusVLA"]] == [500, 1000, 1500, 2000, 2500, 3000]
+    assert [step for step, _ in curve["FocusVLA"]] == [700, 1400, 2100, 2800, 3500, 4200]
     assert [rate.rate for _, rate in curve["FocusVLA"]] == [0, 0, 0.5, 0.5, 0.5, 1]
     assert {rate.episodes for _, rate in curve["FocusVLA"]} == {20}
     text = focus_page(study, {"collected": {"episodes": 400, "frames": 40000}, "cells": done})
-    assert "is reached by FocusVLA after 1,500 steps" in text
+    assert "is reached by FocusVLA after 2,100 steps" in text
     assert (tmp_path / "page_curve.png").read_bytes().startswith(b"\x89PNG")
 
 

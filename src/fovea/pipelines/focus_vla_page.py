@@ -64,12 +64,14 @@ def page(config: "FocusVLAStudyConfig", outcome: dict[str, Any]) -> str:
 
 
 def _method_of_study(config: "FocusVLAStudyConfig", collected: dict[str, Any]) -> list[str]:
+    from fovea.pipelines.focus_vla_study import BATCH
+
     return [
         f"libero_spatial and libero_object together, {collected['episodes']} demonstrations",
         f"({collected['frames']:,} frames) of the scripted expert: {config.drawn} a task from layouts drawn anew,",
         f"{config.official} from official states 0 to 29. Every method: the same data, the shipped encoder (frozen,",
         "8 x 8 pooled patches of each of two cameras), the same four-layer language model trained with the policy,",
-        f"{config.steps:,} steps of 32 frames, chunks of 8 actions played open loop. The last checkpoint acts; nothing",
+        f"{config.steps:,} steps of {BATCH} frames, chunks of 8 actions played open loop. The last checkpoint acts; nothing",
         f"was chosen on test episodes. Official: states 30 and on, {config.episodes} a task; drawn: other seeds than",
         f"training's, {config.fewer} a task.",
         "Intervals: Wilson, 95 %, over the episodes of all seeds together. The paper's VGGT rung needs tokens of a",

@@ -14,6 +14,7 @@ from fovea.pipelines.study import StudyConfig
 from fovea.pipelines.study_data import drawn_tests, official_tests
 from fovea.training.config import TrainConfig
 
+BATCH = 16  # frames an update
 TOKENS, HALF = 128, 64  # vision tokens of both cameras, and FocusVLA's share of them
 PLAIN: dict[str, Any] = {"gate": "none", "top_k": None, "representation": "vlm"}
 FOCUS: dict[str, dict[str, Any]] = {
@@ -43,7 +44,7 @@ class FocusVLAStudyConfig(StudyConfig):
 
     out: Path = Path("outputs/focus-vla")
     results: Path = Path("results/focus_vla.md")
-    steps: int = 3000
+    steps: int = 4200
     episodes: int = 2
 
     def method_names(self) -> list[str]:
@@ -65,7 +66,7 @@ class FocusVLAStudyConfig(StudyConfig):
     def training(self, method: str) -> TrainConfig:
         return TrainConfig(
             steps=self.steps,
-            batch_size=32,
+            batch_size=BATCH,
             save_every=max(1, self.steps // 6),
             validate_every=1000,
             validation_windows=256,
