@@ -72,8 +72,8 @@ def _method_of_study(config: "FocusVLAStudyConfig", collected: dict[str, Any]) -
         f"{config.official} from official states 0 to 29. Every method: the same data, the shipped encoder (frozen,",
         "8 x 8 pooled patches of each of two cameras), the same four-layer language model trained with the policy,",
         f"{config.steps:,} steps of {BATCH} frames, chunks of 8 actions played open loop. The last checkpoint acts;",
-        f"nothing was chosen on test episodes. Official: states 30 and on, {config.episodes} a task; drawn: other seeds than",
-        f"training's, {config.fewer} a task.",
+        f"nothing was chosen on test episodes. Official: states 30 and on, {config.episodes} a task; drawn: other",
+        f"seeds than training's, {config.fewer} a task.",
         "Intervals: Wilson, 95 %, over the episodes of all seeds together. The paper's VGGT rung needs tokens of a",
         "network that cannot be had offline, and is not in the table.",
     ]
