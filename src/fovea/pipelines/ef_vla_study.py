@@ -38,7 +38,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
 # Vision that learns sees every picture anew, some 50 times slower: fewer frames a step, with EF-VLA beside it
 PIXEL_BUDGET: dict[str, Any] = {"batch_size": 2, "steps": 2000}
 ON_A_SMALL_BUDGET = ("EF-VLA, few pictures", "w/o CLIP vision", "finetuned CLIP")
-PAPER = {  # Table 1 in %,±as printed: libero_spatial, libero_object, libero_goal, unseen tasks
+PAPER = {  # Table 1 in %, ± as printed: libero_spatial, libero_object, libero_goal, unseen tasks
     "EF-VLA": ("71 ± 7.3", "64 ± 9.2", "73 ± 9.4", "59 ± 7.4"),
     "LF-VLA": ("72 ± 9.2", "51 ± 7.4", "76 ± 8.4", "28 ± 11"),
     "w/o f_e": ("62 ± 6.3", "58 ± 9.1", "61 ± 8.7", "48 ± 7.8"),
