@@ -50,8 +50,11 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
 def _method_of_study(config: "EFVLAStudyConfig", collected: dict[str, Any]) -> list[str]:
     from fovea.pipelines.ef_vla_study import SHARED
 
+    more = (
+        ", and twenty of libero_90 in the scenes of the unseen tasks, half as often" if config.whole else ""
+    )
     return [
-        f"{10 * len(config.suites)} tasks: {', '.join(config.suites)}. {collected['episodes']} demonstrations",
+        f"{10 * len(config.suites)} tasks: {', '.join(config.suites)}{more}. {collected['episodes']} demonstrations",
         f"({collected['frames']:,} frames) of the scripted expert, {config.drawn} a task from layouts drawn anew and",
         f"{config.official} from official initial states 0 to 29. Every method: the same data, the shipped encoder",
         f"(frozen, 16 x 16 patches a camera), {config.steps:,} steps of 16 windows of 12 frames,",

@@ -1,8 +1,8 @@
 """`fovea reproduce ef-vla`: the paper's Table 1 with what a CPU can train.
 
-EF-VLA, LF-VLA and the ablations learn LIBERO's thirty tasks (spatial, object, goal) from the same demonstrations of the
-scripted expert, with the same token grid, steps and seeds, and play official states, layouts drawn anew and the unseen
-tasks.
+EF-VLA, LF-VLA and the ablations learn the thirty tasks of libero_spatial, libero_object and libero_goal and twenty of
+libero_90 from the same demonstrations of the scripted expert, with the same token grid, steps and seeds, and play
+official states, layouts drawn anew and the unseen tasks.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fovea.pipelines.ladder import TestSet, slug
 from fovea.pipelines.study import StudyConfig
-from fovea.pipelines.study_data import drawn_tests, official_tests, unseen_tests
+from fovea.pipelines.study_data import LIBERO_90, collections, drawn_tests, official_tests, unseen_tests
+from fovea.sim.collect import CollectConfig
 from fovea.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class EFVLAStudyConfig(StudyConfig):
 
     def training(self, method: str) -> TrainConfig:
         """The same for all, but for those that learn from pictures and EF-VLA beside them."""
-        budget = super().training(method)
+        budget = replace(super().training(method), learning_rate=1e-3)
         if method in ON_A_SMALL_BUDGET:
             steps = min(self.steps, PIXEL_BUDGET["steps"])
             return replace(budget, steps=steps, batch_size=PIXEL_BUDGET["batch_size"])
@@ -91,10 +92,25 @@ class EFVLAStudyConfig(StudyConfig):
                 make = pretrain.PretrainConfig.tiny if self.scale == "smoke" else pretrain.PretrainConfig
                 pretrain.run(make(corpus=scenes, output=self.encoder_folder(method), **ENCODERS[method]))
 
+    @property
+    def whole(self) -> bool:
+        """Whether all suites are learned together; then, as in the paper, a part of libero_90 is too."""
+        return set(self.suites) == set(self.SUITES)
+
+    def collections(self) -> list[CollectConfig]:
+        """The demonstrations of every suite, and half as many a task of libero_90 in the unseen tasks' scenes."""
+        if not self.whole:
+            return super().collections()
+        halves = {"drawn": max(1, self.drawn // 2), "official": self.official // 2}
+        return [
+            *super().collections(),
+            *collections(self.data, ["libero_90"], tasks=LIBERO_90, workers=self.workers, **halves),
+        ]
+
     def tests(self) -> list[TestSet]:
         """Official states of the training tasks, half as many layouts drawn anew, and (of all suites together) the
         unseen tasks."""
-        unseen = unseen_tests(self.episodes) if len(self.suites) == len(self.SUITES) else []
+        unseen = unseen_tests(self.episodes) if self.whole else []
         return [
             *official_tests(self.suites, self.episodes),
             *drawn_tests(self.suites, self.drawn_episodes),

@@ -94,6 +94,7 @@ class Cell:
         settings = {
             "policy": draccus.encode(self.method.policy),
             "training": self.method.training.recipe() | {"seed": self.seed},
+            "data": [folder.name for folder in self.method.data],
             "tests": {test.name: [test.step, [vars(start) for start in test.starts]] for test in self.tests},
         }
         return json.loads(json.dumps(settings, default=str))

@@ -17,8 +17,20 @@ TEST_SEED = 2000  # of drawn test layouts; collection uses small numbers
 PARTS = ("drawn", "official")
 
 
+# Tasks of libero_90 in the scenes of EF-VLA's unseen tasks: one object to one place outside a drawer. The paper trains
+# on all of libero_90, of which its unseen tasks are variations.
+LIBERO_90 = [25, 27, 30, 31, 34, 36, 37, 43, 50, 51, 52, 53, 54, 60, 61, 62, 69, 70, 71, 72]
+
+
 def collections(
-    folder: Path, suites: Sequence[str], *, drawn: int, official: int, workers: int, seed: int = 0
+    folder: Path,
+    suites: Sequence[str],
+    *,
+    drawn: int,
+    official: int,
+    workers: int,
+    seed: int = 0,
+    tasks: Sequence[int] = (),
 ) -> list[CollectConfig]:
     """Two data sets a suite: layouts drawn anew and official initial states; episodes a task of each, 0 for none."""
     counts = {"drawn": drawn, "official": official}
@@ -26,6 +38,7 @@ def collections(
         CollectConfig(
             out=folder / f"{suite}-{layout}",
             suite=suite,
+            tasks=list(tasks),
             episodes=counts[layout],
             layout=layout,
             init_states=TRAINING_STATES,
