@@ -54,7 +54,7 @@ class EFVLAStudyConfig(StudyConfig):
 
     out: Path = Path("outputs/ef-vla")
     results: Path = Path("results/ef_vla.md")
-    steps: int = 6000
+    steps: int = 5000
     episodes: int = 2
 
     def method_names(self) -> list[str]:
