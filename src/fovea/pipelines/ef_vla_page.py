@@ -50,9 +50,8 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
 def _method_of_study(config: "EFVLAStudyConfig", collected: dict[str, Any]) -> list[str]:
     from fovea.pipelines.ef_vla_study import SHARED
 
-    more = (
-        ", and twenty of libero_90 in the scenes of the unseen tasks, half as often" if config.whole else ""
-    )
+    few = f", and twenty of libero_90 in the scenes of the unseen tasks ({max(1, config.drawn // 2)} a task, drawn)"
+    more = few if config.whole else ""
     return [
         f"{10 * len(config.suites)} tasks: {', '.join(config.suites)}{more}. {collected['episodes']} demonstrations",
         f"({collected['frames']:,} frames) of the scripted expert, {config.drawn} a task from layouts drawn anew and",
