@@ -67,7 +67,7 @@ def _method_of_study(config: "FocusVLAStudyConfig", collected: dict[str, Any]) -
     from fovea.pipelines.focus_vla_study import BATCH
 
     return [
-        f"libero_spatial and libero_object together, {collected['episodes']} demonstrations",
+        f"{' and '.join(config.suites)} together, {collected['episodes']} demonstrations",
         f"({collected['frames']:,} frames) of the scripted expert: {config.drawn} a task from layouts drawn anew,",
         f"{config.official} from official states 0 to 29. Every method: the same data, the shipped encoder (frozen,",
         "8 x 8 pooled patches of each of two cameras), the same four-layer language model trained with the policy,",
