@@ -15,11 +15,10 @@ def opening(title: str, name: str, study: Any, done: Sequence[Outcome], told: Se
     """How a study's page begins: command, commits, how much of it is done, and how it was made."""
     commits = ", ".join(sorted({o["commit"] for o in done})) or "none"
     hours = sum(o["seconds"] for o in done) / 3600
-    only = "" if set(study.suites) == set(study.SUITES) else f" --suites '{json.dumps(study.suites)}'"
     return [
         f"# {title}",
         "",
-        f"`fovea reproduce {name} --scale {study.scale}{only}` (commit {commits}; seeds 0 to {study.seeds - 1}): "
+        f"`fovea reproduce {name} --scale {study.scale}{study.chosen()}` (commit {commits}; seeds 0 to {study.seeds - 1}): "
         f"{len(done)} of {len(study.cells())} cells (a method with a seed) are done, {hours:.1f} core-hours "
         "of training and test episodes.",
         "",

@@ -67,6 +67,15 @@ class StudyConfig(ABC):
         if self.scale == "smoke":
             self.drawn, self.official, self.steps, self.seeds, self.episodes = 1, 0, 20, 1, 1
 
+    def chosen(self) -> str:
+        """The flags that decide the outcome and are not as the study has them, as they were typed."""
+        usual = type(self)(scale=self.scale)
+        names = ("suites", "methods", "drawn", "official", "steps", "seeds", "episodes")
+        values = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(usual, name)}
+        return "".join(
+            f" --{n} {repr(json.dumps(v)) if isinstance(v, list) else v}" for n, v in values.items()
+        )
+
     @abstractmethod
     def method_names(self) -> list[str]:
         """All methods, in the order of the tables' rows."""
