@@ -35,6 +35,7 @@ def record(task, success, right=True):
 def outcome(method, seed, won, of, test="libero_goal"):
     return {
         "method": method,
+        "group": "",
         "seed": seed,
         "commit": "abc1234",
         "training": {"steps": 20, "seconds": 60.0, "loss": 0.5, "validation_loss": 0.6},
@@ -51,9 +52,27 @@ def config(tmp_path):
 
 
 def test_every_method_has_one_seed_before_any_has_two(config):
-    order = [(c.method.name, c.seed) for c in config.cells()]
+    order = list(dict.fromkeys((c.method.name, c.seed) for c in config.cells()))
     assert order == [(name, seed) for seed in (0, 1) for name in METHODS]
-    assert len({c.folder for c in config.cells()}) == len(order)
+    assert len({c.folder for c in config.cells()}) == len(order) * len(config.suites)
+
+
+def test_every_suite_has_a_policy_of_its_own_or_all_have_one(config):
+    alone = {c.method.group: c for c in config.cells() if c.method.name == "EF-VLA" and c.seed == 0}
+    assert list(alone) == list(config.suites)
+    assert [test.name for test in alone["libero_goal"].tests] == ["libero_goal", "libero_goal, drawn"]
+    assert [test.name for test in alone["libero_90"].tests] == ["fovea_unseen"]
+    assert {path.name for path in alone["libero_goal"].method.data} == {
+        "libero_goal-drawn",
+        "libero_goal-official",
+    }
+    config.together = True
+    whole = config.cells()[0]
+    assert len(config.cells()) == 2 * len(METHODS)
+    assert {test.name for test in whole.tests} == {
+        test.name for cell in alone.values() for test in cell.tests
+    }
+    assert len(whole.method.data) == 7
 
 
 def test_test_episodes_are_apart_from_training(config):
@@ -96,14 +115,15 @@ def test_a_cell_that_ran_is_done_though_its_policy_learned_what_its_encoder_is(c
     assert config.cells()[0].done()
     (done,) = outcomes(config.cells())
     assert done["seconds"] == 7.0 + cell_that_runs.episodes
-    assert cell([done], "EF-VLA", "libero_goal").startswith("100% (10/10")
+    assert done["group"] == "libero_object"
+    assert cell([done], "EF-VLA", "libero_object").startswith("100% (10/10")
 
 
 def test_methods_and_test_sets_must_differ_in_name(config):
     method, test = config.cells()[0].method, config.tests()[0]
     with pytest.raises(FoveaError, match="share a name"):
         cells([method, method], [test], [0], config.out)
-    with pytest.raises(FoveaError, match="expected test sets among libero_spatial"):
+    with pytest.raises(FoveaError, match="expected test sets among libero_object"):
         cells([type(method)(**{**vars(method), "tests": ("moon",)})], [test], [0], config.out)
 
 
@@ -122,7 +142,7 @@ def test_a_cell_of_a_table_counts_all_seeds_and_shows_each():
 def test_the_page_says_what_ran_and_which_aims_were_missed(config):
     done = [outcome("EF-VLA", 0, 8, 10), outcome("LF-VLA", 0, 1, 10)]
     text = page(config, {"collected": {"episodes": 600, "frames": 57000}, "cells": done})
-    assert f"2 of {2 * len(METHODS)} cells" in text
+    assert f"2 of {8 * len(METHODS)} policies" in text
     assert "EF-VLA on libero_goal: 80% (8/10" in text
     assert "the aim of 90% is missed" in text
     assert "80% against 10% in the same 10 episodes; 7 were won by EF-VLA alone, 0 by LF-VLA alone" in text
@@ -172,7 +192,7 @@ def test_bad_settings_are_refused():
         EFVLAStudyConfig(scale="gpu")
     with pytest.raises(FoveaError, match="--methods: expected some of EF-VLA, LF-VLA"):
         EFVLAStudyConfig(methods=["EF"])
-    with pytest.raises(FoveaError, match=r"--suites: expected some of .*libero_goal, got libero_10"):
+    with pytest.raises(FoveaError, match=r"--suites: expected some of .*libero_90, got libero_10"):
         EFVLAStudyConfig(suites=["libero_10"])
 
 
@@ -182,7 +202,7 @@ def test_a_study_of_one_suite_learns_and_plays_that_suite(tmp_path):
     assert [test.name for test in study.tests()] == ["libero_object", "libero_object, drawn"]
     text = page(study, {"collected": {"episodes": 200, "frames": 20000}, "cells": []})
     assert "--suites '[\"libero_object\"]'" in text
-    assert "10 tasks: libero_object." in text
+    assert "Every suite has a policy of its own. 200 demonstrations" in text
 
 
 def test_cells_end_with_a_study_that_is_killed(tmp_path):

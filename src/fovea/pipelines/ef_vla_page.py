@@ -18,8 +18,8 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
     from fovea.pipelines.ef_vla_study import PAPER
 
     done: Sequence[dict[str, Any]] = outcome["cells"]
-    training = list(config.suites)
-    drawn = [f"{suite}, drawn" for suite in training]
+    drawn = [test.name for test in config.tests() if test.name.endswith(", drawn")]
+    training = [name.removesuffix(", drawn") for name in drawn]
     columns = [test.name for test in config.tests() if test.name not in drawn]
     lines = [
         *opening(
@@ -41,7 +41,7 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
         ours = " | ".join(cell(done, method, tests) for tests in (*columns, drawn))
         lines.append(f"| {method} | {ours} |")
         if method in PAPER:
-            theirs = dict(zip((*config.SUITES, UNSEEN), PAPER[method], strict=True))
+            theirs = dict(zip((*config.SUITES[:-1], UNSEEN), PAPER[method], strict=True))
             lines.append(f"| *paper* | {' | '.join(f'*{theirs[test]} %*' for test in columns)} | |")
     lines += details(done, {"official": training, "drawn": drawn, "unseen": [UNSEEN]})
     return "\n".join(lines + ending_of(done, findings(done, training)))
@@ -50,10 +50,11 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
 def _method_of_study(config: "EFVLAStudyConfig", collected: dict[str, Any]) -> list[str]:
     from fovea.pipelines.ef_vla_study import SHARED
 
-    few = f", and twenty of libero_90 in the scenes of the unseen tasks ({max(1, config.drawn // 2)} a task, drawn)"
-    more = few if config.whole else ""
+    each = "One policy learns all suites." if config.together else "Every suite has a policy of its own."
+    few = max(1, config.drawn // 2)
     return [
-        f"{10 * len(config.suites)} tasks: {', '.join(config.suites)}{more}. {collected['episodes']} demonstrations",
+        f"{', '.join(config.suites)} (of libero_90 twenty tasks in the scenes of the unseen ones, {few} drawn",
+        f"demonstrations each). {each} {collected['episodes']} demonstrations",
         f"({collected['frames']:,} frames) of the scripted expert, {config.drawn} a task from layouts drawn anew and",
         f"{config.official} from official initial states 0 to 29. Every method: the same data, the shipped encoder",
         f"(frozen, 16 x 16 patches a camera), {config.steps:,} steps of 16 windows of 12 frames,",

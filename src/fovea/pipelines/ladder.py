@@ -38,6 +38,7 @@ class Method:
         training: its budget; the seed is the cell's.
         data: folders of the data sets it learns from.
         tests: names of the test sets it plays; empty for all.
+        group: what it learns, where a method has several policies ("libero_goal").
     """
 
     name: str
@@ -45,6 +46,7 @@ class Method:
     training: TrainConfig
     data: tuple[Path, ...]
     tests: tuple[str, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        return f"{self.method.name}, seed {self.seed}"
+        return ", ".join(part for part in (self.method.name, self.method.group, f"seed {self.seed}") if part)
 
     @property
     def episodes(self) -> int:
@@ -109,7 +111,8 @@ def cells(
         FoveaError: a method names a test set that does not exist, or two methods share a name.
     """
     known = {test.name: test for test in tests}
-    if len({slug(method.name) for method in methods}) != len(methods) or len(known) != len(tests):
+    names = {(slug(method.name), slug(method.group)) for method in methods}
+    if len(names) != len(methods) or len(known) != len(tests):
         raise FoveaError("expected every method and every test set once; two of them share a name")
     for method in methods:
         if strange := [name for name in method.tests if name not in known]:
@@ -119,7 +122,7 @@ def cells(
             method,
             seed,
             tuple(known[name] for name in (method.tests or known)),
-            folder / slug(method.name) / f"seed{seed}",
+            folder / slug(method.name) / slug(method.group) / f"seed{seed}",
         )
         for seed in seeds
         for method in methods
@@ -202,6 +205,7 @@ def _run(cell: Cell) -> None:
     result = train_policy(list(cell.method.data), cell.method.policy, training, cell.folder, workers=1)
     outcome: dict[str, Any] = {
         "method": cell.method.name,
+        "group": cell.method.group,
         "seed": cell.seed,
         "commit": current_commit(),
         "settings": settings,

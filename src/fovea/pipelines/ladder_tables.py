@@ -18,9 +18,9 @@ def opening(title: str, name: str, study: Any, done: Sequence[Outcome], told: Se
     return [
         f"# {title}",
         "",
-        f"`fovea reproduce {name} --scale {study.scale}{study.chosen()}` (commit {commits}; seeds 0 to {study.seeds - 1}): "
-        f"{len(done)} of {len(study.cells())} cells (a method with a seed) are done, {hours:.1f} core-hours "
-        "of training and test episodes.",
+        f"`fovea reproduce {name} --scale {study.scale}{study.chosen()}` (commit {commits}; seeds 0 to "
+        f"{study.seeds - 1}): {len(done)} of {len(study.cells())} policies are trained and tested, {hours:.1f} "
+        "core-hours of training and test episodes.",
         "",
         " ".join(told),
         "",
@@ -60,10 +60,12 @@ def cell(outcomes: Sequence[Outcome], method: str, test: str | Sequence[str]) ->
         return "-"
     rate = success_rate(its)
     low, high = rate.interval
+    numbers = sorted({o["seed"] for o in outcomes if o["method"] == method})
+    by_seed = [[o for o in outcomes if o["seed"] == number] for number in numbers]
     seeds = [
         success_rate(of_seed).rate
-        for o in outcomes
-        if o["method"] == method and (of_seed := [r for name in tests for r in o["tests"].get(name, [])])
+        for its_own in by_seed
+        if (of_seed := [r for name in tests for r in records(its_own, method, name)])
     ]
     each = f"; seeds {', '.join(f'{100 * s:.0f}' for s in seeds)}" if len(seeds) > 1 else ""
     return f"{rate.rate:.0%} ({rate.successes}/{rate.episodes}, {low:.0%}-{high:.0%}{each})"
@@ -101,9 +103,9 @@ def grounding_table(outcomes: Sequence[Outcome], columns: Mapping[str, Sequence[
 
 
 def training_table(outcomes: Sequence[Outcome]) -> list[str]:
-    """Markdown: what each method cost, means over its seeds."""
+    """Markdown: what each method cost, means over its policies."""
     lines = [
-        "| | seeds | steps | minutes of one core | training loss | validation loss |",
+        "| | policies | steps | minutes of one core, each | training loss | validation loss |",
         "|---|---|---|---|---|---|",
     ]
     for method in methods(outcomes):
@@ -119,7 +121,7 @@ def training_table(outcomes: Sequence[Outcome]) -> list[str]:
 def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """JSON-able: every cell's training and, per test set, success, grounding, endings and successes of each task."""
     return [
-        {name: outcome[name] for name in ("method", "seed", "commit", "training", "seconds")}
+        {name: outcome[name] for name in ("method", "group", "seed", "commit", "training", "seconds")}
         | {"tests": {name: _numbers(its) for name, its in outcome["tests"].items()}}
         for outcome in outcomes
     ]

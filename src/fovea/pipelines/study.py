@@ -16,6 +16,21 @@ from fovea.training.config import TrainConfig
 Scale = Literal["cpu", "smoke"]
 
 
+@dataclass(frozen=True)
+class Group:
+    """What one policy learns and plays.
+
+    Attributes:
+        name: empty where a method has one policy.
+        data: folders of data sets.
+        tests: names of test sets; empty for all.
+    """
+
+    name: str
+    data: tuple[Path, ...]
+    tests: tuple[str, ...] = ()
+
+
 @dataclass
 class StudyConfig(ABC):
     """A study.
@@ -26,7 +41,7 @@ class StudyConfig(ABC):
         results: where the page goes; its numbers go beside it as JSON.
         data: folder of the demonstrations, which studies share.
         methods: names of the methods to run; empty takes all.
-        suites: which suites are learned, by one policy together, and played; empty takes all of the study.
+        suites: which suites are learned and played; empty takes all of the study.
         drawn: demonstrations a task from layouts drawn anew.
         official: demonstrations a task from official initial states, 0 for none.
         steps: training steps of every method.
@@ -69,11 +84,15 @@ class StudyConfig(ABC):
 
     def chosen(self) -> str:
         """The flags that decide the outcome and are not as the study has them, as they were typed."""
-        usual = type(self)(scale=self.scale)
-        names = ("suites", "methods", "drawn", "official", "steps", "seeds", "episodes")
-        values = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(usual, name)}
+        usual, free = type(self)(scale=self.scale), ("out", "results", "data", "workers")
+        values = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in free and value != getattr(usual, name)
+        }
         return "".join(
-            f" --{n} {repr(json.dumps(v)) if isinstance(v, list) else v}" for n, v in values.items()
+            f" --{n} {repr(json.dumps(v)) if isinstance(v, list) else json.dumps(v)}"
+            for n, v in values.items()
         )
 
     @abstractmethod
@@ -109,13 +128,24 @@ class StudyConfig(ABC):
             self.data, self.suites, drawn=self.drawn, official=self.official, workers=self.workers
         )
 
+    def groups(self) -> list[Group]:
+        """What each policy of a method learns: here one learns everything."""
+        return [Group("", tuple(config.out for config in self.collections()))]
+
     def cells(self) -> list[Cell]:
-        """Every method with every seed."""
-        data = tuple(config.out for config in self.collections())
+        """Every method's policies with every seed."""
         return cells(
             [
-                Method(name, self.policy(name), self.training(name), data, self.tests_of(name))
+                Method(
+                    name,
+                    self.policy(name),
+                    self.training(name),
+                    group.data,
+                    self.tests_of(name) or group.tests,
+                    group.name,
+                )
                 for name in (self.methods or self.method_names())
+                for group in self.groups()
             ],
             self.tests(),
             range(self.seeds),
@@ -142,7 +172,7 @@ def run(config: StudyConfig) -> dict[str, Any]:
         if not policy.uses_pixels and (encoder := encoder_of(policy)) is not None:
             encoders.setdefault(encoder.identity, encoder)
     for encoder in encoders.values():  # before the cells, which would wait for one another
-        for folder in todo[0].method.data:
+        for folder in dict.fromkeys(folder for cell in todo for folder in cell.method.data):
             build_features(encoder, open_dataset(folder), workers=config.workers)
     climb(todo, workers=config.workers)
     return write_page(config, collected)
