@@ -1,8 +1,12 @@
 """Stages keep their time over interruptions and refuse to mix two studies."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from fovea.errors import FoveaError
+from fovea.pipelines import stages as module
 from fovea.pipelines.stages import Stages
 
 
@@ -41,3 +45,17 @@ def test_another_study_in_the_same_folder_is_refused(tmp_path):
         pass
     with pytest.raises(FoveaError, match="steps"):
         Stages(tmp_path, {"seed": 0, "steps": 6})
+
+
+def test_results_name_the_commit_of_this_library_wherever_they_are_made(tmp_path, monkeypatch):
+    here = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    monkeypatch.chdir(tmp_path)
+    assert module.current_commit() == (here.stdout.strip() or "unknown")
+    subprocess.run(["git", "init", "-q"], check=True)
+    copy = tmp_path / "site-packages" / "stages.py"  # installed below somebody else's repository
+    copy.parent.mkdir()
+    copy.write_text("")
+    monkeypatch.setattr(module, "__file__", str(copy))
+    assert module.current_commit() == "unknown"

@@ -65,11 +65,16 @@ class Stages:
 
 
 def current_commit() -> str:
-    """Short hash of the checked-out commit, "unknown" outside a repository: results name it."""
-    try:
-        out = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return out.stdout.strip()
+    """Short hash of the checked-out commit of this library, "unknown" where it is not in a repository of its own
+    (installed, perhaps below somebody else's): results name it."""
+    here = Path(__file__)
+    said = ""
+    for command in (["ls-files", "--error-unmatch", here.name], ["rev-parse", "--short", "HEAD"]):
+        try:
+            out = subprocess.run(
+                ["git", "-C", str(here.parent), *command], capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
+        said = out.stdout.strip()
+    return said
