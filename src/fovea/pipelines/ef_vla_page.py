@@ -61,7 +61,7 @@ def _method_of_study(config: "EFVLAStudyConfig", collected: dict[str, Any]) -> l
         f"(frozen, 16 x 16 patches a camera), {config.steps:,} steps of 16 windows of 12 frames,",
         f"{SHARED['obs_stride']} steps from one to the next, chunks of 12 actions of which {SHARED['n_action_steps']}",
         "are played. The last checkpoint acts; nothing was chosen on test episodes. Official: states 30 and later,",
-        f"{config.episodes} a task. Drawn: layouts with other seeds than training's, {config.drawn_episodes} a task.",
+        f"{config.episodes} a task. Drawn: layouts with other seeds than training's, {config.fewer} a task.",
         f"Unseen: the nine of EF-VLA's ten unseen tasks that the arm can do, {config.episodes} states each.",
         "Intervals: Wilson, 95 %, over the episodes of all seeds together. Vision that learns sees every picture anew:",
         "those two methods, and EF-VLA with few pictures beside them, get fewer windows and steps (see the cost).",

@@ -131,12 +131,7 @@ class EFVLAStudyConfig(StudyConfig):
     def _tests(self, suite: str) -> list[TestSet]:
         if suite == PARTLY:
             return unseen_tests(self.episodes)
-        return [*official_tests([suite], self.episodes), *drawn_tests([suite], self.drawn_episodes)]
-
-    @property
-    def drawn_episodes(self) -> int:
-        """Test episodes a task from layouts drawn anew."""
-        return max(1, self.episodes // 2)
+        return [*official_tests([suite], self.episodes), *drawn_tests([suite], self.fewer)]
 
     def page(self, outcome: dict[str, Any]) -> str:
         from fovea.pipelines.ef_vla_page import page

@@ -90,11 +90,6 @@ class FocusVLAStudyConfig(StudyConfig):
             ),
         ]
 
-    @property
-    def fewer(self) -> int:
-        """Test episodes a task where there are fewer: drawn layouts, and checkpoints on the way."""
-        return max(1, self.episodes // 2)
-
     def tests_of(self, method: str) -> tuple[str, ...]:
         return tuple(test.name for test in self.tests() if test.step is None or method in COMPARED)
 

@@ -67,14 +67,15 @@ class Stages:
 def current_commit() -> str:
     """Short hash of the checked-out commit of this library, "unknown" where it is not in a repository of its own
     (installed, perhaps below somebody else's): results name it."""
-    here = Path(__file__)
-    said = ""
-    for command in (["ls-files", "--error-unmatch", here.name], ["rev-parse", "--short", "HEAD"]):
-        try:
-            out = subprocess.run(
-                ["git", "-C", str(here.parent), *command], capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
-        said = out.stdout.strip()
-    return said
+    return (_git("ls-files", Path(__file__).name) and _git("rev-parse", "--short", "HEAD")) or "unknown"
+
+
+def _git(*command: str) -> str:
+    """What git says of this library's folder; nothing where it cannot."""
+    try:
+        out = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *command], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return out.stdout.strip()

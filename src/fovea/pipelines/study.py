@@ -82,6 +82,11 @@ class StudyConfig(ABC):
         if self.scale == "smoke":
             self.drawn, self.official, self.steps, self.seeds, self.episodes = 1, 0, 20, 1, 1
 
+    @property
+    def fewer(self) -> int:
+        """Test episodes a task where there are fewer: drawn layouts, and checkpoints on the way."""
+        return max(1, self.episodes // 2)
+
     def chosen(self) -> str:
         """The flags that decide the outcome and are not as the study has them, as they were typed."""
         usual, free = type(self)(scale=self.scale), ("out", "results", "data", "workers")

@@ -17,6 +17,7 @@ from torch import Tensor
 from fovea.actions import ChunkEnsemble, absolute_chunk, action_towards, relative_chunk
 from fovea.encoders import Encoder
 from fovea.errors import FoveaError
+from fovea.policies.batches import rows
 from fovea.policies.checked import CheckedWeights
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, STATE, EFVLAConfig
 from fovea.policies.ef_vla.features_ef_vla import TOKENS, WORDS, Features, feature_key
@@ -230,7 +231,8 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         self._check_count(states, batch)
         looking = [i for i, state in enumerate(states) if not state.blind]
         if looking:
-            self._observe([states[i] for i in looking], _rows(batch, looking, len(states)))
+            some = batch if len(looking) == len(states) else rows(batch, looking, len(states))
+            self._observe([states[i] for i in looking], some)
         for i in looking:
             states[i].blind = self.config.obs_stride
         proprio = self._pose(batch)
@@ -377,17 +379,3 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
 def _frames(batch: dict[str, Any]) -> int:
     """B of single frames."""
     return len(batch[TOKENS] if TOKENS in batch else batch.get("task") or ())
-
-
-def _rows(batch: dict[str, Any], chosen: Sequence[int], count: int) -> dict[str, Any]:
-    """Some of `count` frames: of tensors and lists that have one entry a frame."""
-    if len(chosen) == count:
-        return batch
-    index = torch.tensor(chosen)
-
-    def pick(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[index.to(value.device)] if value.ndim and len(value) == count else value
-        return [value[i] for i in chosen] if isinstance(value, list) and len(value) == count else value
-
-    return {key: pick(value) for key, value in batch.items()}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fovea.data.keys import features_key
 from fovea.errors import FoveaError
+from fovea.policies.batches import rows
 from fovea.policies.ef_vla.features_ef_vla import to_uint8
 from fovea.policies.vlm_policy.configuration import (
     QUERY_STATES,
@@ -36,14 +37,7 @@ class VLMInputs:
 
     def rows(self, batch: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
         """Samples of a batch."""
-        count = self.count(batch)
-        some: dict[str, Any] = {}
-        for key, value in batch.items():
-            if isinstance(value, Tensor) and value.ndim and len(value) == count:
-                some[key] = value[list(chosen)]
-            elif isinstance(value, list | tuple) and len(value) == count:
-                some[key] = [value[i] for i in chosen]
-        return some
+        return rows(batch, chosen, self.count(batch))
 
     def features(
         self, batch: dict[str, Any], encode: Callable[[Tensor], Tensor], device: torch.device
