@@ -72,8 +72,8 @@ class SmolVLASizes:
 
 
 SIZES = {
-    "smolvla-small": SmolVLASizes(128, 8, 96, 4, 3, 2, 128, 4, 2, 1, 352),
-    "smolvla-base": SmolVLASizes(128, 8, 160, 5, 5, 2, 256, 6, 4, 2, 704),
+    "smolvla-small": SmolVLASizes(128, 16, 96, 4, 3, 1, 128, 4, 2, 1, 352),
+    "smolvla-base": SmolVLASizes(128, 16, 160, 5, 5, 1, 192, 6, 3, 1, 512),
     "smolvla-450m": SmolVLASizes(
         512, 16, 768, 12, 12, 4, 960, 16, 15, 5, 2560, chunk=50, vocabulary=49280, padded=32
     ),
