@@ -9,6 +9,7 @@ from typing import Any
 from fovea.errors import FoveaError
 
 Record = Mapping[str, Any]
+SIGNIFICANT = 0.05  # p below which a difference is not put down to chance
 
 
 def wilson(successes: int, episodes: int, confidence: float = 0.95) -> tuple[float, float]:

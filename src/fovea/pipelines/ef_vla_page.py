@@ -52,10 +52,9 @@ def _method_of_study(config: "EFVLAStudyConfig", collected: dict[str, Any]) -> l
     from fovea.pipelines.ef_vla_study import SHARED
 
     each = "One policy learns all suites." if config.together else "Every suite has a policy of its own."
-    few = max(1, config.drawn // 2)
     return [
-        f"{', '.join(config.suites)} (of libero_90 twenty tasks in the scenes of the unseen ones, {few} drawn",
-        f"demonstrations each). {each} {collected['episodes']} demonstrations",
+        f"{', '.join(config.suites)} (of libero_90 twenty tasks in the scenes of the unseen ones,",
+        f"{config.drawn_of_libero_90} drawn demonstrations each). {each} {collected['episodes']} demonstrations",
         f"({collected['frames']:,} frames) of the scripted expert, {config.drawn} a task from layouts drawn anew and",
         f"{config.official} from official initial states 0 to 29. Every method: the same data, the shipped encoder",
         f"(frozen, 16 x 16 patches a camera), {config.steps:,} steps of 16 windows of 12 frames,",

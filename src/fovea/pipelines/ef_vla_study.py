@@ -101,6 +101,11 @@ class EFVLAStudyConfig(StudyConfig):
                 make = pretrain.PretrainConfig.tiny if self.scale == "smoke" else pretrain.PretrainConfig
                 pretrain.run(make(corpus=scenes, output=self.encoder_folder(method), **ENCODERS[method]))
 
+    @property
+    def drawn_of_libero_90(self) -> int:
+        """Demonstrations of each of its tasks: half those of another suite's."""
+        return max(1, self.drawn // 2)
+
     def collections(self) -> list[CollectConfig]:
         """The demonstrations of every suite; those of libero_90 in the unseen tasks' scenes only."""
         return [config for suite in self.suites for config in self._collections(suite)]
@@ -108,7 +113,7 @@ class EFVLAStudyConfig(StudyConfig):
     def _collections(self, suite: str) -> list[CollectConfig]:
         counts: dict[str, Any] = {"drawn": self.drawn, "official": self.official}
         if suite == PARTLY:
-            counts = {"drawn": max(1, self.drawn // 2), "official": 0, "tasks": LIBERO_90}
+            counts = {"drawn": self.drawn_of_libero_90, "official": 0, "tasks": LIBERO_90}
         return collections(self.data, [suite], workers=self.workers, **counts)
 
     def groups(self) -> list[Group]:

@@ -18,7 +18,6 @@ from fovea.training.config import TrainConfig
 Scale = Literal["smoke", "cpu", "paper"]
 SUITES = ["libero_spatial", "libero_object"]
 EVALUATION_STATES = 30  # demonstrations start from the 30 states before
-SIGNIFICANT = 0.05
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
         "backbones": ["smolvla-small", "smolvla-base"],
@@ -238,7 +237,7 @@ def check(config: GraftStudyConfig, name: str, trained: Path) -> dict[str, Any]:
     from fovea.evaluation.actor import SelectActor
     from fovea.evaluation.closed_loop import evaluate
     from fovea.evaluation.episodes import official
-    from fovea.evaluation.statistics import success_rate
+    from fovea.evaluation.statistics import SIGNIFICANT, success_rate
     from fovea.grafting.loading import load_backbone
     from fovea.grafting.native import build_smolvla
     from fovea.sim import RenderSettings

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from fovea.evaluation.statistics import endings, grounding, success_rate
+from fovea.evaluation.statistics import SIGNIFICANT, endings, grounding, success_rate
 
 Outcome = dict[str, Any]
-SIGNIFICANT = 0.05
 
 
 def opening(title: str, name: str, study: Any, done: Sequence[Outcome], told: Sequence[str]) -> list[str]:
