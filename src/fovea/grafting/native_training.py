@@ -55,7 +55,7 @@ def train_native(
     from lerobot.policies.factory import make_pre_post_processors
 
     sizes, sentences = sizes_of(size), {e.task for dataset in datasets for e in dataset.episodes}
-    vlm = write_vlm(out / VLM, sizes, sorted(sentences))
+    vlm = write_vlm(out.resolve() / VLM, sizes, sorted(sentences))  # however the folder was named, one run
     side = datasets[0].frames(0, datasets[0].cameras[0], 0, 1).shape[1]
     policy_config = smolvla_config(
         sizes,
