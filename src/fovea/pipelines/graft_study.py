@@ -40,7 +40,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "episodes": 2,
         "seeds": 2,
         "samples": SampleSettings(train=4000, held_out=240),
-        "recipe": Recipe(steps=300),
+        "recipe": Recipe(steps=200),
         "score": ScoreSettings(),
     },
     "paper": {
