@@ -48,6 +48,12 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
     return "\n".join(lines + ending_of(done, findings(done, training)))
 
 
+NARROW = (
+    "They and the encoders of other sizes learn libero_object and the unseen tasks' scenes only: their column of drawn "
+    "layouts is of libero_object alone."
+)
+
+
 def _method_of_study(config: "EFVLAStudyConfig", collected: dict[str, Any]) -> list[str]:
     from fovea.pipelines.ef_vla_study import SHARED
 
@@ -64,6 +70,7 @@ def _method_of_study(config: "EFVLAStudyConfig", collected: dict[str, Any]) -> l
         f"Unseen: the nine of EF-VLA's ten unseen tasks that the arm can do, {config.episodes} states each.",
         "Intervals: Wilson, 95 %, over the episodes of all seeds together. Vision that learns sees every picture anew:",
         "those two methods, and EF-VLA with few pictures beside them, get fewer windows and steps (see the cost).",
+        *([] if config.together else [NARROW]),
     ]
 
 

@@ -137,6 +137,10 @@ class StudyConfig(ABC):
         """What each policy of a method learns: here one learns everything."""
         return [Group("", tuple(config.out for config in self.collections()))]
 
+    def groups_of(self, method: str) -> list[Group]:
+        """What this method's policies learn."""
+        return self.groups()
+
     def cells(self) -> list[Cell]:
         """Every method's policies with every seed."""
         return cells(
@@ -150,7 +154,7 @@ class StudyConfig(ABC):
                     group.name,
                 )
                 for name in (self.methods or self.method_names())
-                for group in self.groups()
+                for group in self.groups_of(name)
             ],
             self.tests(),
             range(self.seeds),
@@ -172,13 +176,14 @@ def run(config: StudyConfig) -> dict[str, Any]:
     config.prepare()
     todo = config.cells()
     encoders: dict[str, Any] = {}
+    read: dict[tuple[str, Path], None] = {}
     for cell in todo:
         policy = cell.method.policy
         if not policy.uses_pixels and (encoder := encoder_of(policy)) is not None:
             encoders.setdefault(encoder.identity, encoder)
-    for encoder in encoders.values():  # before the cells, which would wait for one another
-        for folder in dict.fromkeys(folder for cell in todo for folder in cell.method.data):
-            build_features(encoder, open_dataset(folder), workers=config.workers)
+            read |= {(encoder.identity, folder): None for folder in cell.method.data}
+    for identity, folder in read:  # before the cells, which would wait for one another
+        build_features(encoders[identity], open_dataset(folder), workers=config.workers)
     climb(todo, workers=config.workers)
     return write_page(config, collected)
 
