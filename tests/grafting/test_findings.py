@@ -27,7 +27,9 @@ def truth(cell: Cell) -> float:
     return own + (0.0 if cell.vision == "pictures" or blind else 0.2)
 
 
-def make_study(plan: Plan, error: Callable[[Cell], float] = truth) -> dict:
+def make_study(
+    plan: Plan, error: Callable[[Cell], float] = truth, looks: Callable[[Cell], bool] = lambda cell: True
+) -> dict:
     records = []
     shared = np.random.default_rng(5).normal(0, 0.05, 8)[EPISODES]
     for number, cell in enumerate(plan.cells()):
@@ -48,7 +50,7 @@ def make_study(plan: Plan, error: Callable[[Cell], float] = truth) -> dict:
                 "cell": cell.asdict(),
                 "label": cell.label,
                 "scores": scores(error(cell)),
-                "shuffled": scores(error(cell) + 0.3) if cell.vision == "pictures" else None,
+                "shuffled": scores(error(cell) + 0.3 * looks(cell)) if cell.vision == "pictures" else None,
                 "episodes": EPISODES.tolist(),
                 "losses": [],
                 "trained": 8,
@@ -93,6 +95,16 @@ def test_a_graft_that_does_not_look_is_called_blind(found):
     assert rows["a"]["vision"]["difference"]["value"] == pytest.approx(-0.2, abs=0.02)
     assert not rows["c <&> d"]["vision"]["uses"]
     assert "4 of 12 grafts do not use vision" in found["verdict"]
+
+
+def test_a_backbone_that_does_not_look_itself_is_named(found):
+    assert found["tables"]["small"]["here"]["native_vision"]["uses"]
+    assert "Untouched" not in found["verdict"]
+    blind = find(make_study(PLAN, looks=lambda cell: cell.backbone == "large"), draws=300)
+    assert not blind["tables"]["small"]["there"]["native_vision"]["uses"]
+    assert "Untouched, small on here, small on there predicts no better" in blind["verdict"]
+    page = to_markdown(blind, dict.fromkeys(("ranks-here", "ranks-there", "rank-flow"), "x.svg"))
+    assert page.count("| native, nothing trained |") == 4
 
 
 def test_without_a_trained_control_the_shuffled_scores_decide():

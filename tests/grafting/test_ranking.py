@@ -35,6 +35,19 @@ def test_pairing_tells_apart_what_episodes_blur():
     assert second["behind"]["low"] > 0
 
 
+def test_what_a_seed_does_to_all_candidates_blurs_no_difference():
+    """Runs of one seed share batches and noise, which can move all of them further than encoders differ."""
+
+    def moved(mean: float, seed: int) -> list[list[float]]:
+        return [
+            [x + move for x in run] for run, move in zip(scores(mean, seed=seed), (0, 0.3, -0.2), strict=True)
+        ]
+
+    _, second = rank({"a": moved(0.00, 1), "b": moved(0.05, 2)}, Bootstrap(EPISODES))
+    assert second["spread"] > 0.2
+    assert not second["tied"]
+
+
 def test_a_near_tie_is_a_near_tie():
     rows = rank({"a": scores(0.3, seed=1), "b": scores(0.301, noise=0.05, seed=2)}, Bootstrap(EPISODES))
     assert all(row["tied"] for row in rows)

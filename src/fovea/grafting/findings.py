@@ -22,8 +22,9 @@ def find(study: Mapping[str, Any], *, draws: int = 2000) -> dict[str, Any]:
 
     Returns:
         `backbones` (from small to large: name, parameters), `suites`, `encoders`, `tables` (per backbone and suite:
-        rows of `rank` with their other metrics, vision use, controls, neutrality), `comparisons` (per suite and pair
-        of backbones), `agreement` (counts), `verdict`, `caveat`, `tokens`.
+        rows of `rank` with their other metrics, vision use of grafts and of the untouched backbone, controls,
+        neutrality), `comparisons` (per suite and pair of backbones), `agreement` (counts), `verdict`, `caveat`,
+        `tokens`.
 
     Raises:
         FoveaError: no graft in the study.
@@ -85,6 +86,7 @@ def _table(records: Sequence[Record], draws: int) -> dict[str, Any]:
     native = _of(records, kind="native", vision="pictures")
     return {
         "rows": rows,
+        "native_vision": _native_vision(native, bootstrap),
         "zero_action": _mean(runs_of(records[:1], "zero_action")),
         "controls": _controls(records, bootstrap),
         "neutrality": _against(_of(records, kind="wrapped"), native, bootstrap),
@@ -113,6 +115,20 @@ def _vision_use(
         "control": "trained shuffled" if trained else "shuffled when scored",
         "control_mse": _mean(control),
         "shuffled_when_scored": tested,
+        "difference": difference.to_dict(),
+        "uses": difference.high < 0,
+    }
+
+
+def _native_vision(native: Sequence[Record], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """Whether the untouched backbone does better with its own pictures than with other samples'."""
+    if not native:
+        return None
+    own, other = runs_of(native), runs_of(native, part="shuffled")
+    difference = bootstrap.difference(own, other)
+    return {
+        "mse": _mean(own),
+        "shuffled_when_scored": _mean(other),
         "difference": difference.to_dict(),
         "uses": difference.high < 0,
     }
@@ -173,6 +189,17 @@ def verdict(found: Mapping[str, Any]) -> str:
         parts.append(
             f"{len(blind)} of {total} grafts do not use vision (not better than their shuffled-picture control): "
             f"{_some(blind)}. Their places in the ranking mean nothing."
+        )
+    blind_backbones = [
+        f"{backbone} on {suite}"
+        for backbone, suites in found["tables"].items()
+        for suite, table in suites.items()
+        if table["native_vision"] and not table["native_vision"]["uses"]
+    ]
+    if blind_backbones:
+        parts.append(
+            f"Untouched, {_some(blind_backbones)} predicts no better from its own pictures than from other samples': "
+            "a backbone that does not look there cannot tell encoders apart there."
         )
     costs = [
         f"{table['neutrality']['value']:+.1%} on {backbone} ({suite})"

@@ -207,6 +207,16 @@ def _vision_rows(table: Mapping[str, Any]) -> Rows:
             "uses vision" if row["vision"]["uses"] else "does not use vision",
         ]
         for row in table["rows"]
+    ] + ([_native_row(table["native_vision"])] if table["native_vision"] else [])
+
+
+def _native_row(vision: Mapping[str, Any]) -> list[str]:
+    return [
+        "native, nothing trained",
+        f"{vision['mse']:.4g}",
+        f"{vision['shuffled_when_scored']:.4g} (shuffled when scored)",
+        f"{vision['difference']['value']:+.4g} ({_range(vision['difference'])})",
+        "uses vision" if vision["uses"] else "does not use vision",
     ]
 
 

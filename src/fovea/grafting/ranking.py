@@ -1,7 +1,8 @@
 """Ranks of encoders, and how sure they are: hierarchical paired bootstrap, Kendall's tau, near-tie bands.
 
-Samples of one episode resemble one another, so episodes are resampled, the same ones for every candidate (paired);
-seeds are resampled for each candidate on its own.
+Samples of one episode resemble one another, so episodes are resampled, not samples. Runs with the same seed share
+their batches, noise and times, so what a seed does to one candidate it does to all: seeds are resampled too, the same
+ones for every candidate, as episodes are.
 
 Shapes: E candidates, S seeds, K episodes, R bootstrap draws.
 """
@@ -55,35 +56,34 @@ class Bootstrap:
         self.weights = rng.multinomial(self.count, np.full(self.count, 1 / self.count), size=draws)
         self.sizes = np.bincount(self.group, minlength=self.count)
 
-    def means(self, runs: Runs, *, salt: int = 0) -> np.ndarray:
+    def means(self, runs: Runs) -> np.ndarray:
         """Mean over samples and seeds in every draw: (R,).
 
         Args:
-            runs: (S, samples).
-            salt: candidates with different numbers draw their seeds independently.
+            runs: (S, samples), from seed 0 on; candidates with the same S draw the same seeds.
         """
         scores = np.asarray(runs, float)
         if scores.shape[1] != len(self.group):
             raise FoveaError(f"expected scores of {len(self.group)} samples, got {scores.shape[1]}")
         sums = np.stack([np.bincount(self.group, one, minlength=self.count) for one in scores])
         by_seed = (self.weights @ sums.T) / (self.weights @ self.sizes)[:, None]
-        rng = np.random.default_rng([self.seed, 1, salt])
+        rng = np.random.default_rng([self.seed, 1, len(scores)])
         drawn = rng.integers(len(scores), size=(self.draws, len(scores)))
         return np.take_along_axis(by_seed, drawn, axis=1).mean(1)
 
-    def estimate(self, runs: Runs, *, salt: int = 0) -> Estimate:
+    def estimate(self, runs: Runs) -> Estimate:
         """Mean of some runs with its interval."""
-        return interval(float(np.mean(runs)), self.means(runs, salt=salt))
+        return interval(float(np.mean(runs)), self.means(runs))
 
     def ratio(self, runs: Runs, base: Runs) -> Estimate:
         """How much higher than `base` (0.5: 50 % higher), paired."""
         value = float(np.mean(runs) / np.mean(base) - 1)
-        return interval(value, self.means(runs, salt=1) / self.means(base, salt=2) - 1)
+        return interval(value, self.means(runs) / self.means(base) - 1)
 
     def difference(self, runs: Runs, base: Runs) -> Estimate:
         """Mean difference, paired."""
         value = float(np.mean(runs) - np.mean(base))
-        return interval(value, self.means(runs, salt=1) - self.means(base, salt=2))
+        return interval(value, self.means(runs) - self.means(base))
 
 
 def interval(value: float, draws: np.ndarray) -> Estimate:
@@ -102,7 +102,7 @@ def rank(candidates: Mapping[str, Runs], bootstrap: Bootstrap) -> list[dict[str,
     """
     order = sorted(candidates, key=lambda name: float(np.mean(candidates[name])))
     best = order[0]
-    draws = np.stack([bootstrap.means(candidates[name], salt=i) for i, name in enumerate(order)])
+    draws = np.stack([bootstrap.means(candidates[name]) for name in order])
     first = np.bincount(draws.argmin(0), minlength=len(order)) / draws.shape[1]
     rows = []
     for place, name in enumerate(order):
