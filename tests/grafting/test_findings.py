@@ -93,6 +93,9 @@ def test_a_graft_that_does_not_look_is_called_blind(found):
     assert rows["a"]["vision"]["uses"]
     assert rows["a"]["vision"]["control"] == "trained shuffled"
     assert rows["a"]["vision"]["difference"]["value"] == pytest.approx(-0.2, abs=0.02)
+    assert rows["a"]["vision"]["mse"] - rows["a"]["vision"]["control_mse"] == pytest.approx(
+        rows["a"]["vision"]["difference"]["value"], abs=1e-4
+    )
     assert not rows["c <&> d"]["vision"]["uses"]
     assert "4 of 12 grafts do not use vision" in found["verdict"]
 
@@ -105,6 +108,18 @@ def test_a_backbone_that_does_not_look_itself_is_named(found):
     assert "Untouched, small on here, small on there predicts no better" in blind["verdict"]
     page = to_markdown(blind, dict.fromkeys(("ranks-here", "ranks-there", "rank-flow"), "x.svg"))
     assert page.count("| native, nothing trained |") == 4
+
+
+def test_an_episode_that_decides_alone_is_named(found):
+    assert "A single held-out episode" not in found["verdict"]
+    study = make_study(PLAN)
+    for record in study["records"]:
+        for at in np.flatnonzero(EPISODES == 3):
+            record["scores"]["mse"][at] += 10 * (record["cell"]["suite"] == "there")
+    heavy = find(study, draws=300)
+    assert heavy["tables"]["small"]["there"]["heaviest"]["episode"] == 3
+    assert "carries much of the error (6" in heavy["verdict"]
+    assert "on small (there), 6" in heavy["verdict"]
 
 
 def test_without_a_trained_control_the_shuffled_scores_decide():

@@ -11,6 +11,7 @@ from fovea.grafting.ranking import Bootstrap, compare, pairs, rank, runs_of
 from fovea.grafting.scores import METRICS
 
 Record = Mapping[str, Any]
+HEAVY = 4  # an episode that carries so many times its share of the error is named
 OFFLINE = (
     "This is an offline diagnostic: it says how well a frozen backbone predicts recorded actions through each encoder. "
     "It makes no claim about closed loop, where errors add up and a policy meets what no demonstration shows."
@@ -87,6 +88,7 @@ def _table(records: Sequence[Record], draws: int) -> dict[str, Any]:
     return {
         "rows": rows,
         "native_vision": _native_vision(native, bootstrap),
+        "heaviest": _heaviest([record for own in by_encoder.values() for record in own]),
         "zero_action": _mean(runs_of(records[:1], "zero_action")),
         "controls": _controls(records, bootstrap),
         "neutrality": _against(_of(records, kind="wrapped"), native, bootstrap),
@@ -113,10 +115,24 @@ def _vision_use(
     tested = _mean(runs_of(own, part="shuffled"))
     return {
         "control": "trained shuffled" if trained else "shuffled when scored",
+        "mse": _mean(runs_of(paired)),
         "control_mse": _mean(control),
         "shuffled_when_scored": tested,
         "difference": difference.to_dict(),
         "uses": difference.high < 0,
+    }
+
+
+def _heaviest(grafts: Sequence[Record]) -> dict[str, Any]:
+    """The held-out episode with the largest share of all grafts' error."""
+    error = np.mean([run for record in grafts for run in runs_of([record])], axis=0)
+    episodes, group = np.unique(np.asarray(grafts[0]["episodes"]), return_inverse=True)
+    shares = np.bincount(group, error) / error.sum()
+    worst = int(shares.argmax())
+    return {
+        "episode": int(episodes[worst]),
+        "share": round(float(shares[worst]), 4),
+        "episodes": len(episodes),
     }
 
 
@@ -200,6 +216,17 @@ def verdict(found: Mapping[str, Any]) -> str:
         parts.append(
             f"Untouched, {_some(blind_backbones)} predicts no better from its own pictures than from other samples': "
             "a backbone that does not look there cannot tell encoders apart there."
+        )
+    heavy = [
+        f"{table['heaviest']['share']:.0%} on {backbone} ({suite})"
+        for backbone, suites in found["tables"].items()
+        for suite, table in suites.items()
+        if table["heaviest"]["share"] * table["heaviest"]["episodes"] > HEAVY
+    ]
+    if heavy:
+        parts.append(
+            f"A single held-out episode carries much of the error ({', '.join(heavy)}): its actions are rare, and the "
+            "wide intervals are its doing."
         )
     costs = [
         f"{table['neutrality']['value']:+.1%} on {backbone} ({suite})"

@@ -158,7 +158,8 @@ def _sections(found: Mapping[str, Any]) -> list[Section]:
         )
     vision = (
         "A graft that is no better than the same graft trained on other samples' pictures does not use vision, "
-        "whatever its rank. The difference is the graft's MSE minus its control's, with its 95 % interval."
+        "whatever its rank. Both have the seeds that the control has. The difference is the graft's MSE minus its "
+        "control's, with its 95 % interval."
     )
     parts.append(("Does it look?", [vision], _each(tables, VISION, _vision_rows), []))
     parts.append(("What the wrapper costs", [], [("", NEUTRALITY, _neutrality_rows(tables))], []))
@@ -201,7 +202,7 @@ def _vision_rows(table: Mapping[str, Any]) -> Rows:
     return [
         [
             row["encoder"],
-            f"{row['mean']:.4g}",
+            f"{row['vision']['mse']:.4g}",
             f"{row['vision']['control_mse']:.4g} ({row['vision']['control']})",
             f"{row['vision']['difference']['value']:+.4g} ({_range(row['vision']['difference'])})",
             "uses vision" if row["vision"]["uses"] else "does not use vision",
