@@ -75,6 +75,7 @@ def test_winners_and_whether_they_carry_over(found):
     assert [row["encoder"] for row in found["tables"]["large"]["here"]["rows"]] == ["b", "a", "c <&> d"]
     assert found["agreement"] == {
         "comparisons": 2,
+        "decided": 2,
         "transfers": 0,
         "same_winner": 0,
         "seed_cells": 4,
@@ -105,7 +106,9 @@ def test_a_backbone_that_does_not_look_itself_is_named(found):
     assert "Untouched" not in found["verdict"]
     blind = find(make_study(PLAN, looks=lambda cell: cell.backbone == "large"), draws=300)
     assert not blind["tables"]["small"]["there"]["native_vision"]["uses"]
-    assert "Untouched, small on here, small on there predicts no better" in blind["verdict"]
+    assert "other samples': small on here, small on there. What does not look" in blind["verdict"]
+    assert blind["verdict"].startswith("Whether the small backbone's winner carries over cannot be told here")
+    assert blind["agreement"]["decided"] == blind["agreement"]["transfers"] == 0
     page = to_markdown(blind, dict.fromkeys(("ranks-here", "ranks-there", "rank-flow"), "x.svg"))
     assert page.count("| native, nothing trained |") == 4
 
@@ -148,6 +151,21 @@ def test_what_the_wrapper_costs_is_relative_to_the_untouched_backbone(found):
         "a, zero image",
         "a, 4 x 4 tokens",
     } <= set(names)
+
+
+def test_a_tie_of_all_encoders_is_no_safe_choice():
+    def tied(cell: Cell) -> float:
+        blind = 0.2 * (cell.kind == "graft" and cell.vision != "pictures")
+        return truth(cell) if cell.backbone == "small" else 0.3 + blind
+
+    plan = Plan(["small", "large"], ["a", "b"], ["here"], seeds=4)
+    found = find(make_study(plan, tied), draws=300)
+    assert all(row["tied"] for row in found["tables"]["large"]["here"]["rows"])
+    assert "safe choice" not in found["verdict"]
+    assert "on here, on large no encoder can be told from the best" in found["verdict"]
+    page = to_markdown(found, dict.fromkeys(("ranks-here", "rank-flow"), "x.svg"))
+    assert "cannot be told: on large no encoder can be told from the best" in page
+    assert "None of 1 comparisons can be decided." in page
 
 
 def test_one_winner_on_both_is_a_safe_choice():

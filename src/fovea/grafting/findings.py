@@ -24,7 +24,8 @@ def find(study: Mapping[str, Any], *, draws: int = 2000) -> dict[str, Any]:
     Returns:
         `backbones` (from small to large: name, parameters), `suites`, `encoders`, `tables` (per backbone and suite:
         rows of `rank` with their other metrics, vision use of grafts and of the untouched backbone, controls,
-        neutrality), `comparisons` (per suite and pair of backbones), `agreement` (counts), `verdict`, `caveat`,
+        neutrality), `comparisons` (per suite and pair of backbones; `undecided`: why one says
+        nothing), `agreement` (counts over those that do), `verdict`, `caveat`,
         `tokens`.
 
     Raises:
@@ -42,7 +43,12 @@ def find(study: Mapping[str, Any], *, draws: int = 2000) -> dict[str, Any]:
         for name in backbones
     }
     comparisons = [
-        {"suite": suite, "small": small, "large": large}
+        {
+            "suite": suite,
+            "small": small,
+            "large": large,
+            "undecided": _undecided(small, tables[small][suite], large, tables[large][suite]),
+        }
         | compare(tables[small][suite]["rows"], tables[large][suite]["rows"])
         for suite in suites
         for small, large in pairs(backbones)
@@ -176,12 +182,29 @@ def _against(
     return bootstrap.ratio(runs_of(records), runs_of(native)).to_dict()
 
 
+def _undecided(
+    small: str, on_small: Mapping[str, Any], large: str, on_large: Mapping[str, Any]
+) -> str | None:
+    """Why two tables cannot say whether a winner carries over; None if they can."""
+    for name, table in ((small, on_small), (large, on_large)):
+        if table["native_vision"] and not table["native_vision"]["uses"]:
+            return f"{name} itself does not look there"
+        if not any(row["vision"]["uses"] for row in table["rows"]):
+            return f"no graft on {name} uses vision"
+    if len(on_large["rows"]) > 1 and all(row["tied"] for row in on_large["rows"]):
+        return f"on {large} no encoder can be told from the best"
+    return None
+
+
 def _agreement(comparisons: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    cells = [cell for comparison in comparisons for cell in comparison["seeds"]]
+    """Counts over the comparisons that decide something."""
+    decided = [comparison for comparison in comparisons if comparison["undecided"] is None]
+    cells = [cell for comparison in decided for cell in comparison["seeds"]]
     return {
         "comparisons": len(comparisons),
-        "transfers": sum(bool(comparison["transfers"]) for comparison in comparisons),
-        "same_winner": sum(c["small_winner"] == c["large_winner"] for c in comparisons),
+        "decided": len(decided),
+        "transfers": sum(bool(comparison["transfers"]) for comparison in decided),
+        "same_winner": sum(c["small_winner"] == c["large_winner"] for c in decided),
         "seed_cells": len(cells),
         "seed_same_winner": sum(cell["same_winner"] for cell in cells),
         "seed_same_order": sum(cell["same_order"] for cell in cells),
@@ -214,8 +237,8 @@ def verdict(found: Mapping[str, Any]) -> str:
     ]
     if blind_backbones:
         parts.append(
-            f"Untouched, {_some(blind_backbones)} predicts no better from its own pictures than from other samples': "
-            "a backbone that does not look there cannot tell encoders apart there."
+            "Untouched backbones that predict no better from their own pictures than from other samples': "
+            f"{_some(blind_backbones)}. What does not look cannot tell encoders apart."
         )
     heavy = [
         f"{table['heaviest']['share']:.0%} on {backbone} ({suite})"
@@ -249,6 +272,11 @@ def _transfer(found: Mapping[str, Any]) -> str:
         return f"One backbone, so nothing is said about transfer; the best encoder is {' and '.join(best)}."
     if len(found["encoders"]) < 2:
         return "One encoder, so there is no ranking to carry over."
+    mute = [f"on {c['suite']}, {c['undecided']}" for c in comparisons if c["undecided"]]
+    untold = f"Whether the small backbone's winner carries over cannot be told here: {'; '.join(mute)}."
+    decided = [c for c in comparisons if c["undecided"] is None]
+    if not decided:
+        return untold
     said = [
         f"on {c['suite']} {c['small_winner']} wins on {c['small']} and "
         + (
@@ -257,19 +285,20 @@ def _transfer(found: Mapping[str, Any]) -> str:
             else f"comes {_ordinal(c['rank_there'])}, behind {c['large_winner']},"
         )
         + f" on {c['large']}"
-        for c in comparisons
+        for c in decided
     ]
-    moved = agreement["comparisons"] - agreement["transfers"]
+    moved = agreement["decided"] - agreement["transfers"]
     head = (
         "An encoder chosen on the small backbone is a safe choice for the large one here"
         if not moved
-        else f"In {moved} of {agreement['comparisons']} comparisons the small backbone's winner is not in the large "
+        else f"In {moved} of {agreement['decided']} comparisons the small backbone's winner is not in the large "
         "backbone's top tier"
     )
-    return (
-        f"{head}: {'; '.join(said)}. Seed by seed, {agreement['seed_same_winner']} of {agreement['seed_cells']} cells "
-        f"have one winner and {agreement['seed_same_order']} one order on both."
+    seeds = (
+        f"Seed by seed, {agreement['seed_same_winner']} of {agreement['seed_cells']} cells have one winner and "
+        f"{agreement['seed_same_order']} one order on both."
     )
+    return " ".join([f"{head}: {'; '.join(said)}.", seeds, *([untold] if mute else [])])
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:

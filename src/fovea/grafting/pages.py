@@ -247,6 +247,8 @@ def _neutrality_rows(tables: Mapping[str, Mapping[str, Any]]) -> Rows:
 def _transfer_row(comparison: Mapping[str, Any]) -> list[str]:
     names = [comparison[key] for key in ("suite", "small", "large", "small_winner")]
     top = "yes" if comparison["transfers"] else f"no: {', '.join(comparison['large_band'])}"
+    if comparison["undecided"]:
+        top = f"cannot be told: {comparison['undecided']}"
     return [*names, str(comparison["rank_there"]), top, _tau(comparison["tau"])]
 
 
@@ -266,13 +268,18 @@ def _seed_rows(comparison: Mapping[str, Any]) -> Rows:
 
 
 def _agreement(agreement: Mapping[str, int]) -> str:
-    moved = agreement["comparisons"] - agreement["transfers"]
+    told = (
+        "A comparison: is the small one's winner in the near-tie band of the large one's? A cell: is the order of "
+        "encoders the same? Kendall's tau: 1 is the same order, -1 the reverse."
+    )
+    if not agreement["decided"]:
+        return f"None of {agreement['comparisons']} comparisons can be decided. {told}"
+    moved = agreement["decided"] - agreement["transfers"]
     different = agreement["seed_cells"] - agreement["seed_same_order"]
     return (
-        f"{moved} of {agreement['comparisons']} comparisons and {different} of {agreement['seed_cells']} seed-level "
-        "cells support rankings that depend on the backbone (a comparison: the small one's winner is not in the "
-        "near-tie band of the large one's; a cell: the order of encoders differs). Kendall's tau: 1 is the same order, "
-        "-1 the reverse."
+        f"{agreement['decided']} of {agreement['comparisons']} comparisons can be decided; {moved} of them and "
+        f"{different} of their {agreement['seed_cells']} seed-level cells support rankings that depend on the "
+        f"backbone. {told}"
     )
 
 
