@@ -13,6 +13,7 @@ from fovea.errors import FoveaError
 from fovea.grafting.backbones import KINDS, Backbone
 from fovea.grafting.hooks import OWNERS
 from fovea.grafting.native import VLM
+from fovea.nn.onednn import use_onednn
 from fovea.sim.suites import suggest
 
 RELEASED = {
@@ -120,6 +121,7 @@ def load_backbone(
             f"vision-language model's configuration that is missing, put their files into {folder / VLM}"
         ) from error
     check_weights(policy, folder / WEIGHTS)
+    use_onednn(policy)
     kind = KINDS[config.type]
     own = saved and _has_statistics(before)
     return kind(name, policy, before, after, identity=_identity(folder), own_statistics=own)

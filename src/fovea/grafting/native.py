@@ -16,6 +16,7 @@ import torch
 
 from fovea.data import keys
 from fovea.errors import FoveaError
+from fovea.nn.onednn import use_onednn
 from fovea.sim.suites import suggest
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def build_smolvla(config: "SmolVLAConfig", seed: int = 0) -> "SmolVLAPolicy":
     if not config.train_expert_only:
         text: Any = policy.model.vlm_with_expert.get_vlm_model().text_model
         text.layers.requires_grad_(True)
-    return policy
+    return use_onednn(policy)
 
 
 def statistics(datasets: Sequence[Any]) -> dict[str, dict[str, torch.Tensor]]:
