@@ -7,10 +7,11 @@ import numpy as np
 
 from fovea.errors import FoveaError
 from fovea.grafting.cells import Cell
-from fovea.grafting.ranking import Bootstrap, compare, pairs, rank, runs_of
+from fovea.grafting.ranking import Bootstrap, Runs, compare, pairs, rank, runs_of
 from fovea.grafting.scores import METRICS
 
 Record = Mapping[str, Any]
+WHEN_SCORED = "shuffled when scored"
 HEAVY = 4  # an episode that carries so many times its share of the error is named
 OFFLINE = (
     "This is an offline diagnostic: it says how well a frozen backbone predicts recorded actions through each encoder. "
@@ -24,9 +25,8 @@ def find(study: Mapping[str, Any], *, draws: int = 2000) -> dict[str, Any]:
     Returns:
         `backbones` (from small to large: name, parameters), `suites`, `encoders`, `tables` (per backbone and suite:
         rows of `rank` with their other metrics, vision use of grafts and of the untouched backbone, controls,
-        neutrality), `comparisons` (per suite and pair of backbones; `undecided`: why one says
-        nothing), `agreement` (counts over those that do), `verdict`, `caveat`,
-        `tokens`.
+        neutrality), `comparisons` (per suite and pair of backbones; `undecided`: why one says nothing), `agreement`
+        (counts over those that do), `verdict`, `caveat`, `tokens`.
 
     Raises:
         FoveaError: no graft in the study.
@@ -117,13 +117,25 @@ def _vision_use(
     seeds = {record["cell"]["seed"] for record in trained}
     paired = [record for record in own if record["cell"]["seed"] in seeds] if trained else list(own)
     control = runs_of(trained) if trained else runs_of(own, part="shuffled")
-    difference = bootstrap.difference(runs_of(paired), control)
+    name = "trained shuffled" if trained else WHEN_SCORED
     tested = _mean(runs_of(own, part="shuffled"))
+    return _compare_to(name, runs_of(paired), control, bootstrap) | {"shuffled_when_scored": tested}
+
+
+def _native_vision(native: Sequence[Record], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """Whether the untouched backbone does better with its own pictures than with other samples'."""
+    if not native:
+        return None
+    return _compare_to(WHEN_SCORED, runs_of(native), runs_of(native, part="shuffled"), bootstrap)
+
+
+def _compare_to(control: str, own: Runs, other: Runs, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Errors with one's own pictures beside those of a control with other samples'."""
+    difference = bootstrap.difference(own, other)
     return {
-        "control": "trained shuffled" if trained else "shuffled when scored",
-        "mse": _mean(runs_of(paired)),
-        "control_mse": _mean(control),
-        "shuffled_when_scored": tested,
+        "control": control,
+        "mse": _mean(own),
+        "control_mse": _mean(other),
         "difference": difference.to_dict(),
         "uses": difference.high < 0,
     }
@@ -131,7 +143,7 @@ def _vision_use(
 
 def _heaviest(grafts: Sequence[Record]) -> dict[str, Any]:
     """The held-out episode with the largest share of all grafts' error."""
-    error = np.mean([run for record in grafts for run in runs_of([record])], axis=0)
+    error = np.mean(runs_of(grafts), axis=0)
     episodes, group = np.unique(np.asarray(grafts[0]["episodes"]), return_inverse=True)
     shares = np.bincount(group, error) / error.sum()
     worst = int(shares.argmax())
@@ -139,20 +151,6 @@ def _heaviest(grafts: Sequence[Record]) -> dict[str, Any]:
         "episode": int(episodes[worst]),
         "share": round(float(shares[worst]), 4),
         "episodes": len(episodes),
-    }
-
-
-def _native_vision(native: Sequence[Record], bootstrap: Bootstrap) -> dict[str, Any] | None:
-    """Whether the untouched backbone does better with its own pictures than with other samples'."""
-    if not native:
-        return None
-    own, other = runs_of(native), runs_of(native, part="shuffled")
-    difference = bootstrap.difference(own, other)
-    return {
-        "mse": _mean(own),
-        "shuffled_when_scored": _mean(other),
-        "difference": difference.to_dict(),
-        "uses": difference.high < 0,
     }
 
 
@@ -214,14 +212,14 @@ def _agreement(comparisons: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def verdict(found: Mapping[str, Any]) -> str:
     """One paragraph: does the small backbone's winner carry over, does vision count, what does the wrapper cost."""
     parts = [_transfer(found)]
+    places = [(b, suite, table) for b, suites in found["tables"].items() for suite, table in suites.items()]
     blind = [
         f"{row['encoder']} on {backbone} ({suite})"
-        for backbone, suites in found["tables"].items()
-        for suite, table in suites.items()
+        for backbone, suite, table in places
         for row in table["rows"]
         if not row["vision"]["uses"]
     ]
-    total = sum(len(table["rows"]) for suites in found["tables"].values() for table in suites.values())
+    total = sum(len(table["rows"]) for _, _, table in places)
     if not blind:
         parts.append(f"All {total} grafts use vision: each is better than its shuffled-picture control.")
     else:
@@ -231,8 +229,7 @@ def verdict(found: Mapping[str, Any]) -> str:
         )
     blind_backbones = [
         f"{backbone} on {suite}"
-        for backbone, suites in found["tables"].items()
-        for suite, table in suites.items()
+        for backbone, suite, table in places
         if table["native_vision"] and not table["native_vision"]["uses"]
     ]
     if blind_backbones:
@@ -242,8 +239,7 @@ def verdict(found: Mapping[str, Any]) -> str:
         )
     heavy = [
         f"{table['heaviest']['share']:.0%} on {backbone} ({suite})"
-        for backbone, suites in found["tables"].items()
-        for suite, table in suites.items()
+        for backbone, suite, table in places
         if table["heaviest"]["share"] * table["heaviest"]["episodes"] > HEAVY
     ]
     if heavy:
@@ -253,8 +249,7 @@ def verdict(found: Mapping[str, Any]) -> str:
         )
     costs = [
         f"{table['neutrality']['value']:+.1%} on {backbone} ({suite})"
-        for backbone, suites in found["tables"].items()
-        for suite, table in suites.items()
+        for backbone, suite, table in places
         if table["neutrality"]
     ]
     if costs:

@@ -199,25 +199,18 @@ def _rank_rows(table: Mapping[str, Any]) -> Rows:
 
 
 def _vision_rows(table: Mapping[str, Any]) -> Rows:
+    looks = [(row["encoder"], row["vision"]) for row in table["rows"]]
+    if table["native_vision"]:
+        looks.append(("native, nothing trained", table["native_vision"]))
     return [
         [
-            row["encoder"],
-            f"{row['vision']['mse']:.4g}",
-            f"{row['vision']['control_mse']:.4g} ({row['vision']['control']})",
-            f"{row['vision']['difference']['value']:+.4g} ({_range(row['vision']['difference'])})",
-            "uses vision" if row["vision"]["uses"] else "does not use vision",
+            name,
+            f"{vision['mse']:.4g}",
+            f"{vision['control_mse']:.4g} ({vision['control']})",
+            f"{vision['difference']['value']:+.4g} ({_range(vision['difference'])})",
+            "uses vision" if vision["uses"] else "does not use vision",
         ]
-        for row in table["rows"]
-    ] + ([_native_row(table["native_vision"])] if table["native_vision"] else [])
-
-
-def _native_row(vision: Mapping[str, Any]) -> list[str]:
-    return [
-        "native, nothing trained",
-        f"{vision['mse']:.4g}",
-        f"{vision['shuffled_when_scored']:.4g} (shuffled when scored)",
-        f"{vision['difference']['value']:+.4g} ({_range(vision['difference'])})",
-        "uses vision" if vision["uses"] else "does not use vision",
+        for name, vision in looks
     ]
 
 
