@@ -217,14 +217,19 @@ def build_smolvla(config: "SmolVLAConfig", seed: int = 0) -> "SmolVLAPolicy":
     return use_onednn(policy)
 
 
-def statistics(datasets: Sequence[Any]) -> dict[str, dict[str, torch.Tensor]]:
-    """Mean, deviation and range of states and actions over all rows of some data sets, for LeRobot's processors."""
+def statistics(datasets: Sequence[Any], *, floor: float = 0) -> dict[str, dict[str, torch.Tensor]]:
+    """Mean, deviation and range of states and actions over all rows of some data sets, for LeRobot's processors.
+
+    Args:
+        floor: no deviation is smaller than this share of its number's range. A number that hardly ever moves (the
+            wrist's rotation) otherwise lies many deviations out when it does, and decides the squared error alone.
+    """
     found: dict[str, dict[str, torch.Tensor]] = {}
     for key, name in ((keys.STATE, "state"), (keys.ACTION, "action")):
         rows = torch.cat([torch.from_numpy(getattr(dataset, name)) for dataset in datasets]).double()
         numbers: Mapping[str, torch.Tensor] = {
             "mean": rows.mean(0),
-            "std": rows.std(0).clamp(min=1e-6),
+            "std": torch.maximum(rows.std(0), floor * (rows.amax(0) - rows.amin(0))).clamp(min=1e-6),
             "min": rows.amin(0),
             "max": rows.amax(0),
             "q01": rows.quantile(0.01, 0),

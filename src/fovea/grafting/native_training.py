@@ -19,6 +19,9 @@ from fovea.training.config import TrainConfig, TrainResult
 from fovea.training.trainer import train
 
 
+LEAST_DEVIATION = 0.1  # of a number's range
+
+
 class FloatPictures:
     """A LeRobot preprocessor behind a step that makes pictures floats in [0, 1], as LeRobot's loader hands them out."""
 
@@ -40,14 +43,46 @@ class FloatPictures:
         self.inner.save_pretrained(*arguments, **options)
 
 
+class StateDropout:
+    """A forward pre-hook: some samples of a training batch lose their state, so that pictures must tell where the arm is.
+
+    A policy that is trained from scratch finds the state first: it predicts most of a demonstration without a look.
+    Isaac GR00T drops states for the same reason.
+
+    Args:
+        share: of the samples. They get zeros, which is the mean of a normalised state.
+    """
+
+    def __init__(self, share: float) -> None:
+        if not 0 <= share < 1:
+            raise FoveaError(f"state_dropout: expected a share in [0, 1), got {share}")
+        self.share = share
+
+    def __call__(self, policy: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """A batch with a state (B, S), and whatever follows it; unchanged when the policy is being evaluated."""
+        if not policy.training or not self.share:
+            return None
+        batch, *rest = arguments
+        state = batch[keys.STATE]
+        kept = torch.rand(len(state), 1, device=state.device) >= self.share
+        return {**batch, keys.STATE: state * kept}, *rest
+
+
 def train_native(
-    size: str, datasets: Sequence[RecordedDataset], out: Path, config: TrainConfig, *, progress: bool = True
+    size: str,
+    datasets: Sequence[RecordedDataset],
+    out: Path,
+    config: TrainConfig,
+    *,
+    state_dropout: float = 0,
+    progress: bool = True,
 ) -> TrainResult:
     """Train a SmolVLA of a named size on the training episodes of some data sets; goes on where it was stopped.
 
     Args:
         size: name of `native.SIZES`.
         out: gets vlm/ and the trainer's checkpoints.
+        state_dropout: share of the training samples that are shown without their state.
 
     Raises:
         FoveaError: an unknown size, no training episode, or whatever the trainer refuses.
@@ -66,7 +101,8 @@ def train_native(
         action_size=datasets[0].action.shape[1],
     )
     policy = build_smolvla(policy_config, config.seed)
-    before, after = make_pre_post_processors(policy_config, dataset_stats=statistics(datasets))
+    before, after = make_pre_post_processors(policy_config, dataset_stats=statistics(datasets, floor=LEAST_DEVIATION))
+    policy.register_forward_pre_hook(StateDropout(state_dropout))
     training = _windows(datasets, "train", sizes.chunk)
     if training is None:
         raise FoveaError("expected at least one training episode, got none; check the split of the data sets")

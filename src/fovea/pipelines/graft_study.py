@@ -36,7 +36,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "encoders": ["tiny", "tiny@attn_qk", "efficientnet_lite0", "random/tiny"],
         "tasks": [],
         "demonstrations": 10,
-        "backbone_steps": [5000, 3000],
+        "backbone_steps": [10000, 6000],
         "episodes": 2,
         "seeds": 2,
         "samples": SampleSettings(train=4000, held_out=240),
@@ -79,6 +79,7 @@ class GraftStudyConfig:
         recipe: budget of every graft.
         score: how held-out samples are scored.
         backbone: how backbones are trained, the number of steps aside.
+        state_dropout: share of the samples on which backbones are trained without the arm's state.
         workers: processes.
         device: for the backbones.
         seed: draws demonstrations and backbones.
@@ -102,6 +103,7 @@ class GraftStudyConfig:
     backbone: TrainConfig = field(
         default_factory=lambda: TrainConfig(batch_size=16, learning_rate=5e-4, validate_every=500)
     )
+    state_dropout: float = 0.5
     workers: int = 2
     device: str = "cpu"
     seed: int = 0
@@ -195,7 +197,7 @@ def run(config: GraftStudyConfig) -> dict[str, Any]:
         for number, name in enumerate(config.backbones or []):
             training = config.training(number)
             with stages.stage(f"train {name}", f"{training.steps} steps on {len(datasets)} suites"):
-                train_native(name, datasets, trained / name, training)
+                train_native(name, datasets, trained / name, training, state_dropout=config.state_dropout)
             if config.episodes:
                 with stages.stage(f"check {name}", "closed loop, trained and untrained"):
                     checks[name] = check(config, name, trained)
