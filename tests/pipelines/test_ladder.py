@@ -216,10 +216,10 @@ def test_cells_end_with_a_study_that_is_killed(tmp_path):
     script.write_text(
         "import multiprocessing, os, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "from fovea.pipelines.ladder import _live_and_die_with_the_study\n"
+        "from fovea.pipelines.side_by_side import live_and_die_with_the_study\n"
         "if __name__ == '__main__':\n"
         "    context = multiprocessing.get_context('spawn')\n"
-        "    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_live_and_die_with_the_study)\n"
+        "    pool = ProcessPoolExecutor(1, mp_context=context, initializer=live_and_die_with_the_study)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    pool.submit(time.sleep, 600).result()\n"
     )

@@ -18,7 +18,6 @@ from fovea.grafting.native import VLM, build_smolvla, sizes_of, smolvla_config, 
 from fovea.training.config import TrainConfig, TrainResult
 from fovea.training.trainer import train
 
-
 LEAST_DEVIATION = 0.1  # of a number's range
 
 
@@ -44,7 +43,8 @@ class FloatPictures:
 
 
 class StateDropout:
-    """A forward pre-hook: some samples of a training batch lose their state, so that pictures must tell where the arm is.
+    """A forward pre-hook: some samples of a training batch lose their state, so that the pictures
+    must tell where the arm is.
 
     A policy that is trained from scratch finds the state first: it predicts most of a demonstration without a look.
     Isaac GR00T drops states for the same reason.
@@ -101,7 +101,9 @@ def train_native(
         action_size=datasets[0].action.shape[1],
     )
     policy = build_smolvla(policy_config, config.seed)
-    before, after = make_pre_post_processors(policy_config, dataset_stats=statistics(datasets, floor=LEAST_DEVIATION))
+    before, after = make_pre_post_processors(
+        policy_config, dataset_stats=statistics(datasets, floor=LEAST_DEVIATION)
+    )
     policy.register_forward_pre_hook(StateDropout(state_dropout))
     training = _windows(datasets, "train", sizes.chunk)
     if training is None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from fovea.errors import FoveaError
 from fovea.grafting.cells import CONTROLS, Plan
 from fovea.grafting.settings import Recipe, SampleSettings, ScoreSettings
+from fovea.pipelines.side_by_side import side_by_side, trained_steps
 from fovea.sim.collect import CollectConfig
 from fovea.training.config import TrainConfig
 
@@ -56,6 +57,30 @@ SCALES: dict[str, dict[str, Any]] = {
         "score": ScoreSettings(),
     },
 }
+
+
+@dataclass(frozen=True)
+class NativeJob:
+    """A backbone to train, in a process of its own: see `train_native`."""
+
+    label: str
+    data: tuple[Path, ...]
+    folder: Path
+    config: TrainConfig
+    state_dropout: float
+
+    def progress(self) -> str:
+        """How far it is."""
+        return f"{self.label}: step {trained_steps(self.folder)}/{self.config.steps}"
+
+
+def train_backbone(job: NativeJob) -> None:
+    """Train a backbone, or go on with it."""
+    from fovea.data.dataset import open_dataset
+    from fovea.grafting.native_training import train_native
+
+    datasets = [open_dataset(folder) for folder in job.data]
+    train_native(job.label, datasets, job.folder, job.config, state_dropout=job.state_dropout)
 
 
 @dataclass
@@ -158,6 +183,19 @@ class GraftStudyConfig:
         assert self.backbone_steps is not None
         return replace(self.backbone, steps=self.backbone_steps[number], seed=self.seed)
 
+    @property
+    def trained(self) -> Path:
+        """Folder of the backbones that are trained here."""
+        return self.out / "backbones"
+
+    def jobs(self) -> list[NativeJob]:
+        """The backbones to train."""
+        data = tuple(self.out / "data" / suite for suite in self.suites)
+        return [
+            NativeJob(name, data, self.trained / name, self.training(number), self.state_dropout)
+            for number, name in enumerate(self.backbones or [])
+        ]
+
     def decides(self) -> dict[str, Any]:
         """Settings of the study whose change makes it another one."""
         free = {"out", "results", "workers", "device", "encoders", "seeds", "control_seeds", "episodes"}
@@ -176,9 +214,7 @@ def run(config: GraftStudyConfig) -> dict[str, Any]:
         FoveaError: from any of the stages; what was done is kept.
     """
     # LeRobot and torch take seconds to import: not before something runs
-    from fovea.data.dataset import open_dataset
     from fovea.grafting.findings import find
-    from fovea.grafting.native_training import train_native
     from fovea.grafting.pages import write_pages
     from fovea.grafting.study import StudySettings, run_study
     from fovea.pipelines.stages import Stages, current_commit
@@ -190,14 +226,15 @@ def run(config: GraftStudyConfig) -> dict[str, Any]:
         with stages.stage(f"collect {suite}", f"{config.demonstrations} demonstrations a task"):
             collected[suite] = collect(config.collection(suite))
             collected[suite].pop("out")  # where the data lie is this machine's business
-    trained = config.out / "backbones"
+    trained = config.trained
     checks = {}
     if config.trains_backbones:
-        datasets = [open_dataset(config.out / "data" / suite) for suite in config.suites]
-        for number, name in enumerate(config.backbones or []):
-            training = config.training(number)
-            with stages.stage(f"train {name}", f"{training.steps} steps on {len(datasets)} suites"):
-                train_native(name, datasets, trained / name, training, state_dropout=config.state_dropout)
+        jobs = config.jobs()
+        with stages.stage(
+            "train backbones", ", ".join(f"{job.label} {job.config.steps} steps" for job in jobs)
+        ):
+            side_by_side(jobs, train_backbone, title="backbones", workers=min(config.workers, len(jobs)))
+        for name in config.backbones or []:
             if config.episodes:
                 with stages.stage(f"check {name}", "closed loop, trained and untrained"):
                     checks[name] = check(config, name, trained)

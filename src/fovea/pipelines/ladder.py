@@ -6,25 +6,18 @@ its page can be written from whatever cells there are.
 """
 
 import json
-import multiprocessing
-import os
 import re
-import signal
-import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fovea.data.files import read_json, write_json
 from fovea.errors import FoveaError
-from fovea.progress import progress_bar
+from fovea.pipelines.side_by_side import side_by_side, trained_steps
 from fovea.sim import EpisodeStart
 from fovea.training.config import TrainConfig
 
-POLL_SECONDS = 2.0
 LAST = "last"  # the checkpoint that acts unless a test names a step
 
 
@@ -84,6 +77,17 @@ class Cell:
         """Test episodes in all."""
         return sum(len(test.starts) for test in self.tests)
 
+    def progress(self) -> str:
+        """How far it is."""
+        played = sum(
+            len((path / "episodes.jsonl").read_bytes().splitlines())
+            for path in (self.folder / "episodes").glob("*")
+            if (path / "episodes.jsonl").is_file()
+        )
+        if played:
+            return f"{self.label}: episode {played}/{self.episodes}"
+        return f"{self.label}: step {trained_steps(self.folder)}/{self.method.training.steps}"
+
     def done(self) -> bool:
         """Whether all of it ran, with the settings it has now."""
         path = self.folder / "cell.json"
@@ -136,70 +140,18 @@ def climb(todo: Sequence[Cell], *, workers: int, progress: bool = True) -> None:
         FoveaError: from a cell, with its name; the others that run are waited for, and what is done stays.
     """
     waiting = [cell for cell in todo if not cell.done()]
-    context = multiprocessing.get_context("spawn")
-    with (
-        progress_bar(visible=progress) as bar,
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_live_and_die_with_the_study) as pool,
-    ):
-        job = bar.add_task("cells", total=len(todo), completed=len(todo) - len(waiting), note="")
-        running: dict[Future, Cell] = {}
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    cell = waiting.pop(0)
-                    running[pool.submit(run_cell, cell)] = cell
-                finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    cell = running.pop(future)
-                    if error := future.exception():
-                        waiting.clear()
-                        raise _named(cell, error)
-                    bar.advance(job)
-                bar.update(job, note="; ".join(_progress(cell) for cell in running.values()))
-        except KeyboardInterrupt:
-            for process in multiprocessing.active_children():
-                process.terminate()  # a cell goes on from its last checkpoint and its last episode
-            raise
-
-
-def _live_and_die_with_the_study() -> None:
-    """The study ends its cells: on Ctrl-C, which a terminal sends to them as well, and however else it dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    study = multiprocessing.parent_process()
-    assert study is not None
-
-    def watch() -> None:
-        study.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _named(cell: Cell, error: BaseException) -> BaseException:
-    if isinstance(error, FoveaError):
-        return FoveaError(f"{cell.label}: {error} (log: {cell.folder / 'log.txt'})")
-    return error
+    side_by_side(
+        waiting, run_cell, title="cells", workers=workers, done=len(todo) - len(waiting), progress=progress
+    )
 
 
 def run_cell(cell: Cell) -> None:
-    """Train and play one cell in this process, on one core; its messages go to log.txt in its folder."""
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    with open(cell.folder / "log.txt", "a", buffering=1) as log:
-        for stream in (1, 2):
-            os.dup2(log.fileno(), stream)
-        sys.stdout = sys.stderr = log
-        _run(cell)
-
-
-def _run(cell: Cell) -> None:
-    import torch
-
+    """Train and play one cell in this process, on one core."""
     from fovea.evaluation.actor import Actor
     from fovea.evaluation.closed_loop import evaluate
     from fovea.pipelines.learn import train_policy, trained_on
     from fovea.pipelines.stages import current_commit
 
-    torch.set_num_threads(1)
     settings = cell.settings()  # before the policy fills in what its encoder is
     training = replace(cell.method.training, seed=cell.seed, threads=1)
     result = train_policy(list(cell.method.data), cell.method.policy, training, cell.folder, workers=1)
@@ -257,21 +209,3 @@ def outcomes(all_cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
 def slug(name: str) -> str:
     """A folder name: 'w/o f_e' -> 'w-o-f-e'."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _progress(cell: Cell) -> str:
-    """How far a running cell is."""
-    played = sum(
-        len((path / "episodes.jsonl").read_bytes().splitlines())
-        for path in (cell.folder / "episodes").glob("*")
-        if (path / "episodes.jsonl").is_file()
-    )
-    if played:
-        return f"{cell.label}: episode {played}/{cell.episodes}"
-    path, step = cell.folder / "metrics.jsonl", 0
-    for line in path.read_text().splitlines()[-3:] if path.is_file() else []:
-        try:
-            step = max(step, int(json.loads(line)["step"]))
-        except (json.JSONDecodeError, KeyError):
-            continue  # a line that is being written
-    return f"{cell.label}: step {step}/{cell.method.training.steps}"
