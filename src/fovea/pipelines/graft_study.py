@@ -233,7 +233,11 @@ def run(config: GraftStudyConfig) -> dict[str, Any]:
         with stages.stage(
             "train backbones", ", ".join(f"{job.label} {job.config.steps} steps" for job in jobs)
         ):
-            side_by_side(jobs, train_backbone, title="backbones", workers=min(config.workers, len(jobs)))
+            if config.workers == 1:  # here, with all of torch's threads
+                for job in jobs:
+                    train_backbone(job)
+            else:
+                side_by_side(jobs, train_backbone, title="backbones", workers=config.workers)
         for name in config.backbones or []:
             if config.episodes:
                 with stages.stage(f"check {name}", "closed loop, trained and untrained"):
