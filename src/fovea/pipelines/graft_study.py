@@ -39,7 +39,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "demonstrations": 10,
         "backbone_steps": [10000, 6000],
         "episodes": 2,
-        "seeds": 2,
+        "seeds": 3,
         "samples": SampleSettings(train=4000, held_out=240),
         "recipe": Recipe(steps=200),
         "score": ScoreSettings(),
