@@ -116,7 +116,7 @@ def test_a_cell_that_ran_is_done_though_its_policy_learned_what_its_encoder_is(c
     monkeypatch.setattr("fovea.evaluation.actor.Actor.load", lambda folder: None)
     cell_that_runs = config.cells()[0]
     cell_that_runs.folder.mkdir(parents=True)
-    ladder._run(cell_that_runs)
+    ladder.run_cell(cell_that_runs)
     assert config.cells()[0].done()
     (done,) = outcomes(config.cells())
     assert done["seconds"] == 7.0 + cell_that_runs.episodes

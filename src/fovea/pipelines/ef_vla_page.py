@@ -15,7 +15,7 @@ UNSEEN = "fovea_unseen"
 
 def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
     """The whole page in Markdown."""
-    from fovea.pipelines.ef_vla_study import PAPER
+    from fovea.pipelines.ef_vla_study import PAPER, PAPER_COLUMNS
 
     done: Sequence[dict[str, Any]] = outcome["cells"]
     drawn = [test.name for test in config.tests() if test.name.endswith(", drawn")]
@@ -42,7 +42,7 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
         ours = " | ".join(cell(done, method, tests) for tests in (*columns, drawn))
         lines.append(f"| {method} | {ours} |")
         if method in PAPER:
-            theirs = dict(zip((*config.SUITES[:-1], UNSEEN), PAPER[method], strict=True))
+            theirs = dict(zip(PAPER_COLUMNS, PAPER[method], strict=True))
             lines.append(f"| *paper* | {' | '.join(f'*{theirs[test]} %*' for test in columns)} | |")
     lines += details(done, {"official": training, "drawn": drawn, "unseen": [UNSEEN]})
     return "\n".join(lines + ending_of(done, findings(done, training)))
