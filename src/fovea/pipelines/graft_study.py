@@ -314,7 +314,7 @@ def check(config: GraftStudyConfig, name: str, trained: Path) -> dict[str, Any]:
         [o["successes"], o["episodes"] - o["successes"]] for o in (outcome["trained"], outcome["untrained"])
     ]
     p = float(fisher_exact(wins, alternative="greater").pvalue)
-    return outcome | {"p": round(p, 6), "better": p < SIGNIFICANT}
+    return outcome | {"p": float(f"{p:.3g}"), "better": p < SIGNIFICANT}
 
 
 def head(config: GraftStudyConfig, found: dict[str, Any]) -> list[str]:
