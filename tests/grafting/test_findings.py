@@ -9,7 +9,7 @@ import pytest
 from fovea.errors import FoveaError
 from fovea.grafting.cells import Cell, Plan
 from fovea.grafting.findings import find
-from fovea.grafting.pages import to_markdown, write_pages
+from fovea.grafting.pages import to_html, to_markdown, write_pages
 from fovea.grafting.tokens import TAP
 
 EPISODES = np.repeat(np.arange(8), 6)
@@ -177,6 +177,29 @@ def test_one_winner_on_both_is_a_safe_choice():
         "An encoder chosen on the small backbone is a safe choice for the large one here"
     )
     assert found["agreement"]["transfers"] == 2
+
+
+def test_a_verdict_says_where_it_holds_and_where_nothing_can_be_told():
+    def half(cell: Cell) -> float:
+        if cell.suite == "there" and cell.backbone == "large":
+            return 0.3 + 0.2 * (cell.kind == "graft" and cell.vision != "pictures")
+        return truth(Cell(**{**cell.asdict(), "backbone": "small"}))
+
+    verdict = find(
+        make_study(Plan(["small", "large"], ["a", "b"], ["here", "there"], seeds=4), half), draws=300
+    )["verdict"]
+    assert "is a safe choice for the large one where it can be told: on here a wins on small" in verdict
+    assert "It cannot be told on there, on large no encoder can be told from the best." in verdict
+
+
+def test_the_html_page_says_how_it_ran_in_paragraphs(found):
+    page = to_html(
+        found,
+        dict.fromkeys(("ranks-here", "ranks-there", "rank-flow"), "<svg/>"),
+        ["`fovea x` ran.", "a < b"],
+    )
+    assert "<p><code>fovea x</code> ran.</p>" in page
+    assert "<p>a &lt; b</p>" in page
 
 
 def test_pages_are_well_formed_whatever_the_names(found, tmp_path):

@@ -268,10 +268,9 @@ def _transfer(found: Mapping[str, Any]) -> str:
     if len(found["encoders"]) < 2:
         return "One encoder, so there is no ranking to carry over."
     mute = [f"on {c['suite']}, {c['undecided']}" for c in comparisons if c["undecided"]]
-    untold = f"Whether the small backbone's winner carries over cannot be told here: {'; '.join(mute)}."
     decided = [c for c in comparisons if c["undecided"] is None]
     if not decided:
-        return untold
+        return f"Whether the small backbone's winner carries over cannot be told here: {'; '.join(mute)}."
     said = [
         f"on {c['suite']} {c['small_winner']} wins on {c['small']} and "
         + (
@@ -283,8 +282,9 @@ def _transfer(found: Mapping[str, Any]) -> str:
         for c in decided
     ]
     moved = agreement["decided"] - agreement["transfers"]
+    where = "where it can be told" if mute else "here"
     head = (
-        "An encoder chosen on the small backbone is a safe choice for the large one here"
+        f"An encoder chosen on the small backbone is a safe choice for the large one {where}"
         if not moved
         else f"In {moved} of {agreement['decided']} comparisons the small backbone's winner is not in the large "
         "backbone's top tier"
@@ -293,7 +293,9 @@ def _transfer(found: Mapping[str, Any]) -> str:
         f"Seed by seed, {agreement['seed_same_winner']} of {agreement['seed_cells']} cells have one winner and "
         f"{agreement['seed_same_order']} one order on both."
     )
-    return " ".join([f"{head}: {'; '.join(said)}.", seeds, *([untold] if mute else [])])
+    return " ".join(
+        [f"{head}: {'; '.join(said)}.", seeds, *([f"It cannot be told {'; '.join(mute)}."] if mute else [])]
+    )
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:

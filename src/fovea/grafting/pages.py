@@ -1,5 +1,6 @@
 """A study as Markdown, as one HTML page, and as JSON."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -91,6 +92,8 @@ def to_html(found: Mapping[str, Any], figures: Mapping[str, str], head: Sequence
         section("verdict", "Verdict", f"<p>{escape(found['verdict'])}</p>"),
         section("limits", "What this does not show", f"<p>{escape(found['caveat'])}</p>"),
     ]
+    if head:
+        sections.append(section("ran", "How it ran", *(f"<p>{_with_code(text)}</p>" for text in head)))
     for number, (heading, notes, tables, names) in enumerate(_sections(found)):
         parts = [f"<p>{escape(note)}</p>" for note in notes]
         parts += [
@@ -102,10 +105,15 @@ def to_html(found: Mapping[str, Any], figures: Mapping[str, str], head: Sequence
         sections.append(section(f"part-{number}", heading, *parts))
     return compose(
         TITLE,
-        " ".join((*head, what_ran(found))),
+        what_ran(found),
         sections,
         footer="This page is complete in itself. Every number on it is in <code>report.json</code>, beside it.",
     )
+
+
+def _with_code(text: str) -> str:
+    """Escaped, what stands in backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def what_ran(found: Mapping[str, Any]) -> str:
