@@ -162,7 +162,7 @@ def test_a_tie_of_all_encoders_is_no_safe_choice():
     found = find(make_study(plan, tied), draws=300)
     assert all(row["tied"] for row in found["tables"]["large"]["here"]["rows"])
     assert "safe choice" not in found["verdict"]
-    assert "on here, on large no encoder can be told from the best" in found["verdict"]
+    assert "on here (on large no encoder can be told from the best)" in found["verdict"]
     page = to_markdown(found, dict.fromkeys(("ranks-here", "rank-flow"), "x.svg"))
     assert "cannot be told: on large no encoder can be told from the best" in page
     assert "None of 1 comparisons can be decided." in page
@@ -189,7 +189,7 @@ def test_a_verdict_says_where_it_holds_and_where_nothing_can_be_told():
         make_study(Plan(["small", "large"], ["a", "b"], ["here", "there"], seeds=4), half), draws=300
     )["verdict"]
     assert "is a safe choice for the large one where it can be told: on here a wins on small" in verdict
-    assert "It cannot be told on there, on large no encoder can be told from the best." in verdict
+    assert "It cannot be told on there (on large no encoder can be told from the best)." in verdict
 
 
 def test_the_html_page_says_how_it_ran_in_paragraphs(found):

@@ -267,10 +267,10 @@ def _transfer(found: Mapping[str, Any]) -> str:
         return f"One backbone, so nothing is said about transfer; the best encoder is {' and '.join(best)}."
     if len(found["encoders"]) < 2:
         return "One encoder, so there is no ranking to carry over."
-    mute = [f"on {c['suite']}, {c['undecided']}" for c in comparisons if c["undecided"]]
+    mute = "; ".join(f"on {c['suite']} ({c['undecided']})" for c in comparisons if c["undecided"])
     decided = [c for c in comparisons if c["undecided"] is None]
     if not decided:
-        return f"Whether the small backbone's winner carries over cannot be told here: {'; '.join(mute)}."
+        return f"Whether the small backbone's winner carries over cannot be told here: {mute}."
     said = [
         f"on {c['suite']} {c['small_winner']} wins on {c['small']} and "
         + (
@@ -293,9 +293,8 @@ def _transfer(found: Mapping[str, Any]) -> str:
         f"Seed by seed, {agreement['seed_same_winner']} of {agreement['seed_cells']} cells have one winner and "
         f"{agreement['seed_same_order']} one order on both."
     )
-    return " ".join(
-        [f"{head}: {'; '.join(said)}.", seeds, *([f"It cannot be told {'; '.join(mute)}."] if mute else [])]
-    )
+    untold = [f"It cannot be told {mute}."] if mute else []
+    return " ".join([f"{head}: {'; '.join(said)}.", seeds, *untold])
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:
