@@ -99,6 +99,7 @@ def test_the_bench_counts_pictures_and_shows_the_saving(tmp_path):
         ({"workers": 0}, "--workers"),
         ({"encoders": ["tiny", "tiny"]}, "--encoders: expected different names"),
         ({"seeds": 0}, "--seeds of at least 1"),
+        ({"state_dropout": 1.0}, "--state_dropout: expected a share"),
     ],
 )
 def test_senseless_settings_are_named(changes, message):

@@ -43,11 +43,10 @@ class FloatPictures:
 
 
 class StateDropout:
-    """A forward pre-hook: some samples of a training batch lose their state, so that the pictures
-    must tell where the arm is.
+    """A forward pre-hook: some samples of a training batch lose their state, so pictures must tell where the arm is.
 
     A policy that is trained from scratch finds the state first: it predicts most of a demonstration without a look.
-    Isaac GR00T drops states for the same reason.
+    Isaac GR00T drops states too (`state_dropout_prob`).
 
     Args:
         share: of the samples. They get zeros, which is the mean of a normalised state.

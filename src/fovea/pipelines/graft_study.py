@@ -141,6 +141,8 @@ class GraftStudyConfig:
             raise FoveaError(
                 f"--workers and --demonstrations: expected at least 1, got {self.workers} and {self.demonstrations}"
             )
+        if not 0 <= self.state_dropout < 1:  # before hours of collecting
+            raise FoveaError(f"--state_dropout: expected a share in [0, 1), got {self.state_dropout}")
         if self.trains_backbones and len(self.backbone_steps or []) != len(self.backbones or []):
             raise FoveaError(
                 f"--backbone_steps: expected one number for each of {self.backbones}, got {self.backbone_steps}"
