@@ -16,7 +16,7 @@ from fovea.pipelines.focus_vla_page import curves
 from fovea.pipelines.focus_vla_page import page as focus_page
 from fovea.pipelines.focus_vla_study import FocusVLAStudyConfig
 from fovea.pipelines.ladder import cells, outcomes
-from fovea.pipelines.ladder_tables import cell, success_table, summary
+from fovea.pipelines.ladder_tables import cell, ending_of, success_table, summary
 
 
 def record(task, success, right=True):
@@ -154,6 +154,7 @@ def test_the_page_says_what_ran_and_which_aims_were_missed(config):
     assert "(p = 0.016)" in text
     empty = page(config, {"collected": {"episodes": 600, "frames": 57000}, "cells": []})
     assert "Nothing was measured yet." in empty
+    assert "Nothing can be compared yet." in ending_of(done, [])
 
 
 def test_the_ladder_of_focus_vla_has_a_curve_and_a_rung_for_every_choice(tmp_path):

@@ -37,7 +37,7 @@ def details(done: Sequence[Outcome], groups: Mapping[str, Sequence[str]]) -> lis
 
 def ending_of(done: Sequence[Outcome], found: Sequence[str]) -> list[str]:
     """How a study's page ends: costs, and the sentences that the numbers allow."""
-    said = found or ["Nothing was measured yet."]
+    said = found or ["Nothing can be compared yet." if done else "Nothing was measured yet."]
     return ["", "## What training cost", "", *training_table(done), "", "## What holds here", "", *said, ""]
 
 
