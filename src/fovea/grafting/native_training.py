@@ -15,6 +15,7 @@ from fovea.data.joint import JointSource
 from fovea.data.windows import WindowSource
 from fovea.errors import FoveaError
 from fovea.grafting.native import VLM, build_smolvla, sizes_of, smolvla_config, statistics, write_vlm
+from fovea.grafting.settings import check_state_dropout
 from fovea.training.config import TrainConfig, TrainResult
 from fovea.training.trainer import train
 
@@ -53,8 +54,7 @@ class StateDropout:
     """
 
     def __init__(self, share: float) -> None:
-        if not 0 <= share < 1:
-            raise FoveaError(f"state_dropout: expected a share in [0, 1), got {share}")
+        check_state_dropout(share)
         self.share = share
 
     def __call__(self, policy: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:

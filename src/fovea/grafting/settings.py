@@ -8,6 +8,16 @@ from fovea.errors import FoveaError
 EULER_STEPS = 10
 
 
+def check_state_dropout(share: float) -> None:
+    """Refuse what is no share of the training samples.
+
+    Raises:
+        FoveaError: not in [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise FoveaError(f"--state_dropout: expected a share in [0, 1), got {share}")
+
+
 @dataclass(frozen=True)
 class SampleSettings:
     """How samples are chosen.

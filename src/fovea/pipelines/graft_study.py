@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from fovea.errors import FoveaError
 from fovea.grafting.cells import CONTROLS, Plan
-from fovea.grafting.settings import Recipe, SampleSettings, ScoreSettings
+from fovea.grafting.settings import Recipe, SampleSettings, ScoreSettings, check_state_dropout
 from fovea.pipelines.side_by_side import side_by_side, trained_steps
 from fovea.sim.collect import CollectConfig
 from fovea.training.config import TrainConfig
@@ -141,8 +141,7 @@ class GraftStudyConfig:
             raise FoveaError(
                 f"--workers and --demonstrations: expected at least 1, got {self.workers} and {self.demonstrations}"
             )
-        if not 0 <= self.state_dropout < 1:  # before hours of collecting
-            raise FoveaError(f"--state_dropout: expected a share in [0, 1), got {self.state_dropout}")
+        check_state_dropout(self.state_dropout)  # before hours of collecting
         if self.trains_backbones and len(self.backbone_steps or []) != len(self.backbones or []):
             raise FoveaError(
                 f"--backbone_steps: expected one number for each of {self.backbones}, got {self.backbone_steps}"
@@ -168,7 +167,7 @@ class GraftStudyConfig:
     def collection(self, suite: str) -> CollectConfig:
         """The demonstrations of a suite."""
         return CollectConfig(
-            out=self.out / "data" / suite,
+            out=self.data(suite),
             suite=suite,
             tasks=self.tasks or [],
             episodes=self.demonstrations or 1,
@@ -190,9 +189,13 @@ class GraftStudyConfig:
         """Folder of the backbones that are trained here."""
         return self.out / "backbones"
 
+    def data(self, suite: str) -> Path:
+        """Folder of a suite's demonstrations."""
+        return self.out / "data" / suite
+
     def jobs(self) -> list[NativeJob]:
         """The backbones to train."""
-        data = tuple(self.out / "data" / suite for suite in self.suites)
+        data = tuple(self.data(suite) for suite in self.suites)
         return [
             NativeJob(name, data, self.trained / name, self.training(number), self.state_dropout)
             for number, name in enumerate(self.backbones or [])
@@ -228,7 +231,6 @@ def run(config: GraftStudyConfig) -> dict[str, Any]:
         with stages.stage(f"collect {suite}", f"{config.demonstrations} demonstrations a task"):
             collected[suite] = collect(config.collection(suite))
             collected[suite].pop("out")  # where the data lie is this machine's business
-    trained = config.trained
     checks = {}
     if config.trains_backbones:
         jobs = config.jobs()
@@ -243,11 +245,11 @@ def run(config: GraftStudyConfig) -> dict[str, Any]:
         for name in config.backbones or []:
             if config.episodes:
                 with stages.stage(f"check {name}", "closed loop, trained and untrained"):
-                    checks[name] = check(config, name, trained)
+                    checks[name] = check(config, name)
     settings = StudySettings(
         config.out,
         config.out / "data",
-        trained,
+        config.trained,
         config.samples or SampleSettings(),
         config.recipe or Recipe(),
         config.score or ScoreSettings(),
@@ -269,7 +271,7 @@ def run(config: GraftStudyConfig) -> dict[str, Any]:
     return found
 
 
-def check(config: GraftStudyConfig, name: str, trained: Path) -> dict[str, Any]:
+def check(config: GraftStudyConfig, name: str) -> dict[str, Any]:
     """Closed loop: a trained backbone and an untrained one of its size in the same episodes.
 
     Returns:
@@ -294,7 +296,7 @@ def check(config: GraftStudyConfig, name: str, trained: Path) -> dict[str, Any]:
         for suite in config.suites
         for start in official(suite, config.tasks or [t.task_id for t in get_tasks(suite)], states)
     ]
-    backbone = load_backbone(name, root=trained)
+    backbone = load_backbone(name, root=config.trained)
     untrained = build_smolvla(backbone.policy.config, seed=config.seed + 1)
     outcome: dict[str, Any] = {}
     for label, policy in (("trained", backbone.policy), ("untrained", untrained)):
@@ -305,7 +307,7 @@ def check(config: GraftStudyConfig, name: str, trained: Path) -> dict[str, Any]:
             config.out / "closed_loop" / name / label,
             workers=config.workers,
             render=RenderSettings(image_size=actor.image_size),
-            trained_on=open_dataset(config.out / "data" / config.suites[0]).record.get("render"),
+            trained_on=open_dataset(config.data(config.suites[0])).record.get("render"),
             label=f"{name}, {label}",
         )
         suites = {s: success_rate(r for r in records if r["start"]["suite"] == s) for s in config.suites}

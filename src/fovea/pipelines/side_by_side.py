@@ -1,6 +1,5 @@
 """Long jobs side by side: each in a process, a folder and on a core of its own; what it says is in `log.txt` there."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -13,6 +12,7 @@ from typing import Protocol
 
 from fovea.errors import FoveaError
 from fovea.progress import progress_bar
+from fovea.training.metrics import read_metrics
 
 POLL_SECONDS = 2.0
 
@@ -79,13 +79,8 @@ def side_by_side[Job: LongJob](
 
 def trained_steps(folder: Path) -> int:
     """The last step that a training's metrics.jsonl tells of, 0 before the first."""
-    path, step = folder / "metrics.jsonl", 0
-    for line in path.read_text().splitlines()[-3:] if path.is_file() else []:
-        try:
-            step = max(step, int(json.loads(line)["step"]))
-        except (json.JSONDecodeError, KeyError):
-            continue  # a line that is being written
-    return step
+    reports = read_metrics(folder / "metrics.jsonl")
+    return int(reports[-1]["step"]) if reports else 0
 
 
 def live_and_die_with_the_study() -> None:
