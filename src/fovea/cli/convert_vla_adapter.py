@@ -44,10 +44,11 @@ def run(config: Config) -> int:
     from fovea.vlm.config import VLMConfig
 
     vlm = None if config.vlm is None else VLMConfig.full(checkpoint=str(config.vlm), compat=True)
+    compared = read_public(config.ckpt if config.check is None else config.check)
     policy = convert_vla_adapter(
         config.ckpt,
         config.out,
-        chunk_size=config.chunk_size,
+        chunk_size=config.chunk_size or compared.chunk_size,
         n_heads=config.n_heads,
         statistics=config.statistics,
         vlm=vlm,
@@ -59,11 +60,10 @@ def run(config: Config) -> int:
         f"{'with its VLM' if vlm else 'states of a VLM come from batches'}"
     )
     print(f"Policy: {config.out}")
-    samples = read_public(config.ckpt if config.check is None else config.check).samples
-    if not samples:
+    if not compared.samples:
         return 0
     return report_deviations(
-        vla_adapter_deviations(policy, samples),
+        vla_adapter_deviations(policy, compared.samples),
         whose="release",
         tolerance=TOLERANCE,
         suspect="does --n_heads fit the checkpoint?",

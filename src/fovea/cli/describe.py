@@ -32,7 +32,7 @@ class Config(PolicyFlags):
     def for_words(cls, words: Sequence[str]) -> tuple[type, list[str]]:
         """The flags of the type that the first word names; a checkpoint has none but its own."""
         words = list(words)
-        name = next((word for word in words[:1] if not word.startswith("--")), None)
+        name = _first_name(words)
         kind = (name or "").replace("-", "_")
         more: tuple[str, ...] = ()
         if kind in ALIASES:
@@ -50,6 +50,19 @@ class Config(PolicyFlags):
         if not any(word.partition("=")[0] == PRESET for word in words):
             words.append(f"{PRESET}={'full' if 'full' in presets(kind) else 'tiny'}")
         return super().for_words([*words, *more, TYPE, kind])
+
+
+def _first_name(words: Sequence[str]) -> str | None:
+    """The first word that is neither a flag nor its value (`--json` alone has none)."""
+    value_of = ""
+    for word in words:
+        if word.startswith("--"):
+            value_of = "" if "=" in word or word == "--json" else word
+        elif not value_of:
+            return word
+        else:
+            value_of = ""
+    return None
 
 
 def run(config: Config) -> None:

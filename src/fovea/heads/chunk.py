@@ -62,11 +62,10 @@ class ChunkHead(nn.Module):
     def loss(self, actions: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean absolute error over the True places of mask (B, H), per sample (B,), and its parts.
 
-        The parts are `l1_motion`, all dimensions but the last, and `l1_gripper`.
+        The parts are `l1_motion`, all dimensions but the last (if there are any), and `l1_gripper`.
         """
         error = (actions - target).abs()
-        parts = {
-            "l1_motion": masked_mean(error[..., :-1].mean(-1), mask),
-            "l1_gripper": masked_mean(error[..., -1], mask),
-        }
+        parts = {"l1_gripper": masked_mean(error[..., -1], mask)}
+        if error.shape[-1] > 1:
+            parts["l1_motion"] = masked_mean(error[..., :-1].mean(-1), mask)
         return masked_mean(error.mean(-1), mask), parts

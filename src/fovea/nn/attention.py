@@ -97,9 +97,12 @@ def mlp(width: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
 
-def cheaper_unprojected(q: Tensor, layer: nn.Linear, tokens: Tensor) -> bool:
-    """Whether all heads' queries together are fewer than the tokens (and the width), so that reassociation pays."""
-    return q.shape[1] * q.shape[2] < min(layer.out_features, tokens.shape[1])
+def cheaper_unprojected(q: Tensor, layer: nn.Module, tokens: Tensor) -> bool:
+    """Whether all heads' queries together are fewer than the tokens (and the width), so that reassociation pays.
+
+    Only of a plain linear layer: one that wraps it (LoRA, int8) does more than its weight says.
+    """
+    return isinstance(layer, nn.Linear) and q.shape[1] * q.shape[2] < min(layer.out_features, tokens.shape[1])
 
 
 def key_scores(q: Tensor, key: nn.Linear, tokens: Tensor) -> Tensor:

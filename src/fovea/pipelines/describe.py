@@ -86,7 +86,7 @@ def _over_a_vlm(config: VLMPolicyConfig) -> dict[str, Any]:
         "chunk": config.chunk_size,
         "actions": config.action_size,
         "vision_tokens": None
-        if vlm is None
+        if vlm is None or config.representation == "vggt"
         else vlm.patches * vlm.cameras // (4 if config.pool_vision else 1),
         "top_k": config.top_k,
     }

@@ -124,7 +124,7 @@ class VLM(nn.Module, ABC):
             vision=torch.stack([sequence.vision_states(state, compat) for state in states]),
             queries=torch.stack([sequence.query_states(state, compat) for state in states]),
             features=features,
-            mask=mask,
+            mask=None if mask is None else sequence.vision_states(sequence.valid, compat),
         )
 
     def _pool(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

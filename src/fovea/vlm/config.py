@@ -128,9 +128,9 @@ class VLMConfig:
             rows, columns = (int(side) for side in self.encoder_grid)
             self.encoder_grid = (rows, columns)
             check_pool(self.encoder_grid, self.patch_pool)
-        if self.width % self.heads or self.heads % self.kv_heads:
+        if self.width % self.heads or (self.kind == "prismatic" and self.heads % self.kv_heads):
             raise FoveaError(
-                "vlm: expected heads to divide width and kv_heads to divide heads, "
+                "vlm: expected heads to divide width (and kv_heads to divide heads, kind prismatic), "
                 f"got width={self.width}, heads={self.heads}, kv_heads={self.kv_heads}"
             )
         self._check_kind()

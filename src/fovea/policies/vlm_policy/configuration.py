@@ -36,6 +36,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "gripper": ("signed", "one_is_open", "as_is"),
 }
 VISION_STATES, QUERY_STATES = "observation.vlm.vision", "observation.vlm.queries"
+EXTRA_MASK = ".mask"  # behind `extra_key`
 RAW_FEATURES, VISION_MASK = "observation.vlm.features", "observation.vlm.mask"
 
 
@@ -53,7 +54,8 @@ class VLMPolicyConfig(PreTrainedConfig):
 
         vlm: the VLM, see `fovea.vlm.config.VLMConfig`; its number of cameras is taken from the inputs.
         states_from: `vlm`, or `batch`: the policy holds no VLM and batches bring its states
-            (`observation.vlm.vision` (B, L, M, D), `.queries` (B, L, Q, D), `.features` (B, M, R), `.mask` (B, M)).
+            (`observation.vlm.vision` (B, L, M, D), `.queries` (B, L, Q, D), `.mask` (B, M) where some are padding, and
+            `.features` (B, M, R) for a representation with ds).
         dim_model: width of the policy; None: that of the VLM.
         n_heads: attention heads of the policy.
 
@@ -68,7 +70,8 @@ class VLMPolicyConfig(PreTrainedConfig):
             share for every camera.
         representation: what vision keys / values are made of: `vlm`: states / states; `ds`: raw features (DINOv2 and
             SigLIP) / raw features; `vlm+ds`: states / raw features; `vggt`: tokens computed elsewhere for both.
-        extra_key, extra_width: batch key and width X of those tokens (B, M', X).
+        extra_key, extra_width: batch key and width X of those tokens (B, M', X); `<extra_key>.mask` (B, M') may say
+            which of them are real.
         pool_vision: average vision tokens 2x2 (a control in FocusVLA's Fig. 3).
         chunk_queries: where a chunk begins: `learned`, or `zeros` (VLA-Adapter's; the actions of a chunk are then told
             apart by rotary positions only).
@@ -159,6 +162,16 @@ class VLMPolicyConfig(PreTrainedConfig):
             raise FoveaError(
                 "expected vlm.feature_width with states_from=batch: there is no encoder to ask; "
                 "give the width of the raw features, or that of the states if they are not used"
+            )
+        if self.representation == "vggt" and self.pool_vision:
+            raise FoveaError(
+                "expected pool_vision=false with representation=vggt: tokens computed elsewhere have no grid to pool"
+            )
+        scaling = self.normalization_mapping.get("ACTION", NormalizationMode.IDENTITY)
+        if self.gripper != "as_is" and scaling not in (NormalizationMode.QUANTILES, NormalizationMode.IDENTITY):
+            raise FoveaError(
+                f"expected ACTION scaled by QUANTILES or IDENTITY with gripper={self.gripper}: other modes move -1 and "
+                f"+1, got {scaling}; change normalization_mapping, or set gripper=as_is"
             )
         cameras = len(self.camera_keys)
         if self.top_k is not None and self.top_k_scope == "camera" and self.top_k < cameras:

@@ -15,6 +15,7 @@ from fovea.errors import FoveaError
 from fovea.policies.batches import rows
 from fovea.policies.ef_vla.features_ef_vla import to_uint8
 from fovea.policies.vlm_policy.configuration import (
+    EXTRA_MASK,
     QUERY_STATES,
     RAW_FEATURES,
     STATE,
@@ -22,6 +23,7 @@ from fovea.policies.vlm_policy.configuration import (
     VISION_STATES,
     VLMPolicyConfig,
 )
+from fovea.tokens import Tokens
 from fovea.vlm.states import VLMStates
 
 
@@ -85,21 +87,27 @@ class VLMInputs:
         state = self._frame(self._column(batch, STATE).to(device, torch.float32), 2, STATE)
         return state.clamp(-1, 1) if self.config.clips("STATE") else state
 
-    def extra(self, batch: dict[str, Any], device: torch.device) -> Tensor | None:
-        """Tokens computed elsewhere (B, M', X), for representation vggt."""
+    def extra(self, batch: dict[str, Any], device: torch.device) -> Tensor | Tokens | None:
+        """Tokens computed elsewhere (B, M', X), for representation vggt, masked where the batch says so."""
         if self.config.representation != "vggt":
             return None
-        tokens = self._column(batch, self.config.extra_key)
-        return self._frame(tokens, 3, self.config.extra_key).to(device, torch.float32)
+        key, padding = self.config.extra_key, f"{self.config.extra_key}{EXTRA_MASK}"
+        tokens = self._frame(self._column(batch, key), 3, key).to(device, torch.float32)
+        if padding not in batch:
+            return tokens
+        mask = self._frame(batch[padding], 2, padding).to(device).bool()
+        if mask.shape != tokens.shape[:2]:
+            raise FoveaError(f"expected {padding} {tuple(tokens.shape[:2])}, got {tuple(mask.shape)}")
+        return Tokens(tokens, mask)
 
     def given_states(self, batch: dict[str, Any], device: torch.device) -> VLMStates:
-        """States of a VLM that ran elsewhere."""
-        vision, queries = (
-            self._column(batch, key).to(device, torch.float32).transpose(0, 1)
-            for key in (VISION_STATES, QUERY_STATES)
-        )
-        features = batch.get(RAW_FEATURES)
-        features = vision[-1] if features is None else features.to(device, torch.float32)
+        """States of a VLM that ran elsewhere; raw features only where the representation is made of them."""
+
+        def column(key: str, axes: int) -> Tensor:
+            return self._frame(self._column(batch, key), axes, key).to(device, torch.float32)
+
+        vision, queries = (column(key, 4).transpose(0, 1) for key in (VISION_STATES, QUERY_STATES))
+        features = column(RAW_FEATURES, 3) if "ds" in self.config.representation else vision[-1]
         return VLMStates(vision, queries, features, self.mask(batch, device))
 
     def _column(self, batch: dict[str, Any], key: str) -> Tensor:

@@ -18,6 +18,7 @@ from fovea.heads import ChunkHead, ChunkStem
 from fovea.nn.attention import check_heads
 from fovea.nn.onednn import use_onednn
 from fovea.policies.vlm_policy.configuration import VLMPolicyConfig
+from fovea.tokens import Tokens
 from fovea.vlm.states import VLMStates
 
 
@@ -112,7 +113,7 @@ class ChunkNetwork(nn.Module):
         states: VLMStates,
         proprio: Tensor,
         *,
-        extra: Tensor | None = None,
+        extra: Tensor | Tokens | None = None,
         latent: Tensor | None = None,
         maps: list[Tensor] | None = None,
     ) -> Tensor:
@@ -121,7 +122,7 @@ class ChunkNetwork(nn.Module):
         Args:
             states: of the VLM, L layers.
             proprio: (B, P), scaled.
-            extra: (B, M', X) tokens computed elsewhere, for representation vggt.
+            extra: (B, M', X) tokens computed elsewhere, for representation vggt; Tokens where some are padding.
             latent: (B, H, A x VLM width), where the chunk begins; None takes the stem's own.
             maps: gets L attention maps (B, heads, H, M) of actions to vision.
 
@@ -129,38 +130,58 @@ class ChunkNetwork(nn.Module):
             (B, H, A), scaled.
 
         Raises:
-            FoveaError: other states or proprioception than configured, or no `extra` where it is needed.
+            FoveaError: other states or proprioception than configured, no `extra` where it is needed, or a sample
+                that has no vision token at all.
         """
+        if isinstance(extra, Tensor):
+            extra = Tokens(extra, extra.new_ones(extra.shape[:-1], dtype=torch.bool))
         self._check(states, proprio, extra)
         fixed, mask = self._fixed_tokens(states, extra)
+        if mask is not None and not mask.any(1).all():
+            blind = (~mask.any(1)).nonzero().flatten().tolist()
+            raise FoveaError(f"expected at least one real vision token a sample, got none in samples {blind}")
         token = self.proprio(proprio)[:, None]
         x = self.stem(len(proprio), latent)
         for index, block in enumerate(self.blocks):
             vision = states.vision[index]
             if "vlm" in (self.key_source, self.value_source):
-                vision = self._pooled(vision)
-            keys = vision if self.key_source == "vlm" else fixed
-            values = vision if self.value_source == "vlm" else fixed
+                vision = self._pooled(vision, states.mask)
+            keys, values = (
+                vision if source == "vlm" or fixed is None else fixed
+                for source in (self.key_source, self.value_source)
+            )
             context = torch.cat([states.queries[index], token], dim=1)
             x = block(x, context, keys, values, mask, maps)
         return self.head(x)
 
-    def _fixed_tokens(self, states: VLMStates, extra: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Vision tokens that are the same for every layer, (B, M, D), and the mask of all vision tokens."""
+    def _fixed_tokens(self, states: VLMStates, extra: Tokens | None) -> tuple[Tensor | None, Tensor | None]:
+        """Vision tokens that are the same for every layer (B, M, D), if any, and the mask of all vision tokens."""
         if self.adapter is not None:
             assert extra is not None
-            return self.adapter(extra), None
+            mask = None if extra.mask.all() else extra.mask
+            return self.adapter(_zero_padding(extra.values, mask)), mask
         mask = states.mask
-        if mask is not None:
-            mask = self._pooled(mask[..., None].to(states.vision.dtype))[..., 0] > 0
+        if mask is not None and self.config.pool_vision:
+            mask = self._squares(mask).any(-1)
         if self.downsample is None:
-            return states.features, mask
-        return self.downsample(self._pooled(states.features)), mask
+            return None, mask
+        return self.downsample(self._pooled(states.features, states.mask)), mask
 
-    def _pooled(self, tokens: Tensor) -> Tensor:
-        """2x2 mean pooling inside every camera, where configured: (B, C * rows * columns, W) -> a quarter of them."""
+    def _pooled(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Zeros in the place of padding (not-a-number there would spread), and 2x2 mean pooling of what is real
+        inside every camera, where configured: (B, C * rows * columns, W) -> a quarter of them.
+        """
+        tokens = _zero_padding(tokens, mask)
         if not self.config.pool_vision:
             return tokens
+        squares = self._squares(tokens)
+        if mask is None:
+            return squares.mean(-1)
+        real = self._squares(mask).sum(-1).clamp(min=1)
+        return squares.sum(-1) / real[..., None]
+
+    def _squares(self, tokens: Tensor) -> Tensor:
+        """Patches by squares of 2x2 inside every camera: (B, M, ...) -> (B, M / 4, ..., 4)."""
         count = tokens.shape[1] // self.cameras
         rows, columns = self.vlm.grid or (math.isqrt(count), math.isqrt(count))
         if tokens.shape[1] != self.cameras * rows * columns or rows % 2 or columns % 2:
@@ -168,19 +189,39 @@ class ChunkNetwork(nn.Module):
                 f"expected {self.cameras} cameras with an even grid of patches to pool 2x2, got {tokens.shape[1]} "
                 f"tokens and a grid of {rows} x {columns}; set pool_vision=false"
             )
-        shape = (self.cameras, rows // 2, 2, columns // 2, 2)
-        return tokens.unflatten(1, shape).mean((3, 5)).flatten(1, 3)
+        grid = tokens.unflatten(1, (self.cameras, rows // 2, 2, columns // 2, 2))
+        return grid.movedim((3, 5), (-2, -1)).flatten(-2).flatten(1, 3)
 
-    def _check(self, states: VLMStates, proprio: Tensor, extra: Tensor | None) -> None:
+    def _check(self, states: VLMStates, proprio: Tensor, extra: Tokens | None) -> None:
         vlm, got = self.vlm, tuple(states.vision.shape)
-        if len(states.vision) != vlm.layers or states.vision.shape[-1] != vlm.width:
+        if states.vision.ndim != 4 or got[0] != vlm.layers or got[-1] != vlm.width:
             raise FoveaError(f"expected states ({vlm.layers}, B, M, {vlm.width}) of the VLM, got {got}")
-        if proprio.shape[1:] != (self.config.proprio_size,):
+        _, count, tokens, _ = got
+        asked = tuple(states.queries.shape)
+        if len(asked) != 4 or (asked[0], asked[1], asked[3]) != (vlm.layers, count, vlm.width):
             raise FoveaError(
-                f"expected proprioception (B, {self.config.proprio_size}), got {tuple(proprio.shape)}"
+                f"expected states ({vlm.layers}, {count}, Q, {vlm.width}) of the action queries after every layer "
+                f"(the embeddings are not among them), got {asked}"
             )
-        if self.adapter is not None and (extra is None or extra.shape[-1] != self.config.extra_width):
+        features = (count, tokens, vlm.feature_width)
+        if self.downsample is not None and tuple(states.features.shape) != features:
+            raise FoveaError(f"expected raw features {features}, got {tuple(states.features.shape)}")
+        if states.mask is not None and tuple(states.mask.shape) != (count, tokens):
+            raise FoveaError(f"expected a mask {(count, tokens)}, got {tuple(states.mask.shape)}")
+        if tuple(proprio.shape) != (count, self.config.proprio_size):
             raise FoveaError(
-                f"expected tokens (B, M, {self.config.extra_width}) under {self.config.extra_key} for "
-                f"representation={self.config.representation}, got {None if extra is None else tuple(extra.shape)}"
+                f"expected proprioception ({count}, {self.config.proprio_size}), got {tuple(proprio.shape)}"
             )
+        if self.adapter is None:
+            return
+        shape = () if extra is None else tuple(extra.values.shape)
+        if len(shape) != 3 or (shape[0], shape[2]) != (count, self.config.extra_width):
+            raise FoveaError(
+                f"expected tokens ({count}, M, {self.config.extra_width}) under {self.config.extra_key} for "
+                f"representation={self.config.representation}, got {shape or None}"
+            )
+
+
+def _zero_padding(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, M, W) with zeros where the mask (B, M) is False."""
+    return tokens if mask is None else tokens.masked_fill(~mask[..., None], 0.0)

@@ -22,6 +22,7 @@ from fovea.policies.vlm_policy.configuration import ACTION, VLMPolicyConfig
 from fovea.policies.vlm_policy.inputs import VLMInputs
 from fovea.policies.vlm_policy.network import ChunkNetwork, VLMFacts
 from fovea.vlm import VLM, create_vlm
+from fovea.vlm.config import check_pool
 from fovea.vlm.states import VLMStates
 
 
@@ -82,9 +83,8 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         if config.states_from == "batch":
             assert config.vlm.feature_width is not None  # the configuration saw to it
             self.vlm = None
-            facts = VLMFacts(
-                config.vlm.layers, config.vlm.width, config.vlm.feature_width, config.vlm.encoder_grid
-            )
+            grid = config.vlm.encoder_grid and check_pool(config.vlm.encoder_grid, config.vlm.patch_pool)
+            facts = VLMFacts(config.vlm.layers, config.vlm.width, config.vlm.feature_width, grid)
         else:
             self.vlm = vlm or create_vlm(config.vlm, encoder=encoder, load_weights=load_weights)
             facts = VLMFacts(self.vlm.layers, self.vlm.width, self.vlm.feature_width, self.vlm.grid)
@@ -219,7 +219,9 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         self.predict(batch, maps)
         weights = torch.stack(maps)
         cameras = self.config.camera_keys
-        rows, columns = self.model.vlm.grid or (1, weights.shape[-1] // len(cameras))
+        flat = (1, weights.shape[-1] // len(cameras))  # of tokens that nobody said the places of
+        elsewhere = self.config.representation == "vggt"
+        rows, columns = flat if elsewhere else self.model.vlm.grid or flat
         if self.config.pool_vision:
             rows, columns = rows // 2, columns // 2
         return ActionAttention(weights, (rows, columns), cameras)
