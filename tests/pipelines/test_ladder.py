@@ -14,7 +14,7 @@ from fovea.pipelines.ef_vla_page import page
 from fovea.pipelines.ef_vla_study import METHODS, EFVLAStudyConfig
 from fovea.pipelines.focus_vla_page import curves
 from fovea.pipelines.focus_vla_page import page as focus_page
-from fovea.pipelines.focus_vla_study import FocusVLAStudyConfig
+from fovea.pipelines.focus_vla_study import CONTROLS, FocusVLAStudyConfig
 from fovea.pipelines.ladder import cells, outcomes
 from fovea.pipelines.ladder_tables import cell, ending_of, success_table, summary
 
@@ -169,6 +169,10 @@ def test_the_ladder_of_focus_vla_has_a_curve_and_a_rung_for_every_choice(tmp_pat
     assert steps == {None, 700, 1400, 2100, 2800, 3500}
     assert {test.step for test in ladder["mixed"].tests} == {None}
     assert all(step % ladder["FocusVLA"].method.training.save_every == 0 for step in steps - {None})
+    for control in CONTROLS:  # each differs in one thing from the model without constraints
+        theirs, plain = (vars(ladder[name].method.policy) for name in (control, "mixed"))
+        assert len([name for name in plain if theirs[name] != plain[name]]) == 1, control
+    assert all(step < 4 for step in FocusVLAStudyConfig(out=tmp_path, steps=4).checkpoints())
 
 
 def test_the_page_of_focus_vla_draws_the_curve_over_the_same_episodes(tmp_path):
@@ -189,7 +193,15 @@ def test_the_page_of_focus_vla_draws_the_curve_over_the_same_episodes(tmp_path):
     assert [rate.rate for _, rate in curve["FocusVLA"]] == [0, 0, 0.5, 0.5, 0.5, 1]
     assert {rate.episodes for _, rate in curve["FocusVLA"]} == {20}
     text = focus_page(study, {"collected": {"episodes": 400, "frames": 40000}, "cells": done})
-    assert "is reached by FocusVLA after 2,100 steps" in text
+    verdict = "best on the curve, 50%, comes after 2,100 steps, FocusVLA's after 2,100 (1.00 of them); the aim"
+    assert text.count(verdict) == 2  # a suite each
+    assert "Fig. 4" not in text  # nothing of it ran
+    again = {**done[1], "seed": 1, "tests": {name: [] for name in done[1]["tests"]}}
+    controls = [{**done[0], "method": name} for name in ("mixed", "mixed, 2x2 pooling")]
+    cells = [*done, again, *controls]
+    text = focus_page(study, {"collected": {"episodes": 400, "frames": 40000}, "cells": cells})
+    assert text.count(verdict) == 2  # by the seed that both have
+    assert "| mixed, 2x2 pooling |" in text.partition("Fig. 4")[2].partition("## By suite")[0]
     assert (tmp_path / "page_curve.png").read_bytes().startswith(b"\x89PNG")
 
 

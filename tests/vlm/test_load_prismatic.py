@@ -7,6 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from fovea.errors import FoveaError
+from fovea.pipelines.policies import encoder_of
+from fovea.policies.focus_vla.configuration_focus_vla import FocusVLAConfig
 from fovea.vlm import VLMConfig, create_vlm
 from fovea.vlm.load_prismatic import load_checkpoint, our_names, public_names, read_checkpoint
 
@@ -124,6 +126,19 @@ def test_without_vision_in_the_checkpoint_the_encoder_s_own_weights_are_wanted(
     with pytest.raises(FoveaError, match="wanted"):
         build(tmp_path / "vlm.pt", weights="pretrained")
     assert wanted == [("timm/test_vit2+timm/test_vit", False)]
+
+
+def test_features_are_cached_with_the_vision_that_the_checkpoint_brings(source, hf_state, tmp_path):
+    save_file(hf_state, tmp_path / "model.safetensors")
+    vlm = VLMConfig.preset("toy_full", checkpoint=str(tmp_path), trainable="queries")
+    config = FocusVLAConfig.tiny(vlm=vlm, device="cpu", top_k=4)
+    assert not config.uses_pixels
+    encoder = encoder_of(config)
+    for key, value in source.vision_encoder.state_dict().items():
+        assert torch.equal(encoder.state_dict()[key], value)
+    pictures = torch.randint(0, 256, (2, 2, 3, 32, 32), dtype=torch.uint8)
+    cached = encoder.encode_image(pictures.flatten(0, 1)).values.unflatten(0, (2, 2)).flatten(1, 2)
+    assert torch.equal(create_vlm(vlm).encode_images(pictures), cached)
 
 
 def test_what_is_missing_unexpected_or_of_another_size_is_listed(source, hf_state):

@@ -21,20 +21,23 @@ FOCUS: dict[str, dict[str, Any]] = {
     "mixed": {**PLAIN, "attention": "mixed"},
     "cascaded": PLAIN,
     "parallel": {**PLAIN, "attention": "parallel"},
-    "cascaded, 2x2 pooling": {**PLAIN, "pool_vision": True},
+    "mixed, 2x2 pooling": {**PLAIN, "attention": "mixed", "pool_vision": True},
+    "mixed, gate scalar": {**PLAIN, "attention": "mixed", "gate": "scalar"},
     "+ K = 32": {**PLAIN, "top_k": TOKENS // 4},
     "+ K = 64": {**PLAIN, "top_k": HALF},
     "+ K = 96": {**PLAIN, "top_k": 3 * TOKENS // 4},
     "+ K = 64, gate scalar": {**PLAIN, "top_k": HALF, "gate": "scalar"},
     "+ K = 64, gate head": {**PLAIN, "top_k": HALF, "gate": "head"},
     "+ K = 64, gate element": {**PLAIN, "top_k": HALF, "gate": "element"},
-    "+ gate element, values of the encoder": {"top_k": HALF, "representation": "ds"},
+    "+ gate element, representation DS": {"top_k": HALF, "representation": "ds"},
     "FocusVLA": {"top_k": HALF},
 }
 ADAPTER: dict[str, dict[str, Any]] = {
     "VLA-Adapter": {"variant": "base"},
     "VLA-Adapter-Pro": {"variant": "pro"},
 }
+# Fig. 4: one constraint each on the model without any; with the VLM's states as its vision
+CONTROLS = ("mixed, 2x2 pooling", "mixed, gate scalar", "cascaded")
 COMPARED = ("VLA-Adapter-Pro", "FocusVLA")  # whose checkpoints on the way play too (Fig. 7)
 
 
@@ -75,7 +78,7 @@ class FocusVLAStudyConfig(StudyConfig):
     def checkpoints(self) -> list[int]:
         """Steps on the way whose checkpoints play: sixths of the training."""
         every = self.training("FocusVLA").save_every
-        return [every * n for n in range(1, 6)]
+        return [every * n for n in range(1, 6) if every * n < self.steps]
 
     def tests(self) -> list[TestSet]:
         """Official states and half as many layouts drawn anew; for the curve, half of the official ones at every

@@ -6,7 +6,7 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.policies.pretrained import PreTrainedPolicy
 
-from fovea.encoders import VisionEncoder, create_encoder, create_vision_encoder
+from fovea.encoders import VisionEncoder, create_encoder
 from fovea.errors import FoveaError
 from fovea.policies.ef_vla.configuration_ef_vla import PRESETS as EF_VLA_PRESETS
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
@@ -48,8 +48,9 @@ def encoder_of(config: PreTrainedConfig) -> VisionEncoder | None:
             raise FoveaError("expected states_from=vlm: data sets hold no states of a VLM")
         if config.uses_pixels:
             return None
-        random: dict[str, Any] = {"random_weights": True} if config.vlm.weights == "random" else {}
-        return create_vision_encoder(config.vlm.encoder, **random)
+        from fovea.vlm.create import create_vision
+
+        return create_vision(config.vlm)
     if isinstance(config, EFVLAConfig):
         return create_encoder(config.encoder, tap=config.tap)
     raise FoveaError(f"expected one of our policies ({', '.join(CONFIGS)}), got {config.type}")

@@ -1,11 +1,20 @@
 """A VLM from its configuration."""
 
 import torch
+from torch import nn
 
 from fovea.encoders import VisionEncoder, create_vision_encoder
 from fovea.errors import FoveaError
 from fovea.vlm.base import VLM
 from fovea.vlm.config import VLMConfig
+from fovea.vlm.load_prismatic import (
+    VISION,
+    WHERE,
+    group_of,
+    load_checkpoint,
+    read_checkpoint,
+    read_safetensors,
+)
 
 LANGUAGE_FILE = "model.safetensors"
 
@@ -38,9 +47,27 @@ def create_vlm(config: VLMConfig, *, encoder: VisionEncoder | None = None, load_
     return vlm
 
 
+def create_vision(config: VLMConfig) -> VisionEncoder:
+    """The vision encoder of a VLM alone, with the weights that it has inside: those of `checkpoint` where that holds
+    any (VLA-Adapter and OpenVLA-OFT finetuned theirs), else the encoder's own.
+
+    Raises:
+        FoveaError: weights are missing, or do not fit.
+    """
+    state = read_checkpoint(config.checkpoint) if config.checkpoint else {}
+    return _vision(config, state, random=config.weights == "random")
+
+
+def _vision(config: VLMConfig, state: dict[str, torch.Tensor], random: bool) -> VisionEncoder:
+    own = {key: value for key, value in state.items() if group_of(key) == VISION}
+    encoder = create_vision_encoder(config.encoder, **({"random_weights": True} if own or random else {}))
+    if own:
+        load_checkpoint(nn.ModuleDict({VISION: encoder}), own, str(config.checkpoint), required=(VISION,))
+    return encoder
+
+
 def _prismatic(config: VLMConfig, encoder: VisionEncoder | None, load_weights: bool) -> VLM:
     """Weights of the language model and the vision encoder from a public checkpoint, or each from its own source."""
-    from fovea.vlm.load_prismatic import WHERE, group_of, load_checkpoint, read_checkpoint
     from fovea.vlm.prismatic import PrismaticVLM
 
     pretrained = load_weights and config.weights == "pretrained"
@@ -51,8 +78,7 @@ def _prismatic(config: VLMConfig, encoder: VisionEncoder | None, load_weights: b
         )
     state = read_checkpoint(config.checkpoint) if load_weights and config.checkpoint else {}
     if encoder is None:
-        complete = any(group_of(key) == "vision_encoder" for key in state)
-        encoder = create_vision_encoder(config.encoder, random_weights=complete or not pretrained)
+        encoder = _vision(config, state, random=not pretrained)
     language = None
     if pretrained and not state:
         # The file is looked for before half a billion numbers are drawn for nothing.
@@ -67,7 +93,6 @@ def _prismatic(config: VLMConfig, encoder: VisionEncoder | None, load_weights: b
 
 
 def _language_weights(config: VLMConfig) -> dict[str, torch.Tensor]:
-    from fovea.vlm.load_prismatic import read_safetensors
     from fovea.vlm.prompt import find_file
 
     option = "vlm.language_model=<folder with model.safetensors and tokenizer.json>"

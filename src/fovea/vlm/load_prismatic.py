@@ -46,7 +46,8 @@ WHERE = (
     "checkpoints/latest-checkpoint.pt of huggingface.co/Stanford-ILIAD/prism-qwen25-extra-dinosiglip-224px-0_5b (the "
     "VLM that VLA-Adapter starts from) or model.safetensors of huggingface.co/VLA-Adapter/LIBERO-Object-Pro (finetuned)"
 )
-GROUPS = ("vision_encoder", "projector", "language_model", "action_queries")
+VISION = "vision_encoder"
+GROUPS = (VISION, "projector", "language_model", "action_queries")
 REQUIRED = ("projector", "language_model")
 _TIED = "language_model.lm_head.weight"
 _PRISMATIC_FILE = Path("checkpoints/latest-checkpoint.pt")
