@@ -57,6 +57,21 @@ def test_a_checkpoint_acts_for_several_episodes_as_for_each_alone(checkpoint):
     assert set(np.abs(together[:, 6])) == {1.0}  # the gripper opens or closes
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_action_steps": 99}, "n_action_steps <= chunk_size"),
+        ({"n_action_steps": 0}, "n_action_steps > 0"),
+        ({"n_action_steps": -2}, "n_action_steps > 0"),
+        ({"temporal_ensemble": "all"}, "temporal_ensemble among"),
+        ({"obs_stride": 3, "n_action_steps": 4}, "obs_stride to divide"),
+    ],
+)
+def test_acting_otherwise_than_it_can_is_refused(checkpoint, changes, message):
+    with pytest.raises(FoveaError, match=f"ef_vla cannot act with .*{message}"):
+        Actor.load(checkpoint, **changes)
+
+
 def test_what_changes_how_it_acts_changes_its_identity(checkpoint):
     names = [Actor.load(checkpoint, **c).identity for c in ({}, {}, {"n_action_steps": 1})]
     assert names[0] == names[1] != names[2]

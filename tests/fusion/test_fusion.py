@@ -49,6 +49,20 @@ def test_tau_starts_where_it_is_told_and_cannot_reach_zero(patches, words):
     assert torch.allclose(fusion.attention(patches, words), sharpest, atol=1e-4)
 
 
+@pytest.mark.parametrize("start", [0.01, 0.012])
+def test_tau_at_its_cap_comes_back(patches, words, start):
+    fusion = EarlyFusion(D, (4, 4), C, temperature=start).train()
+    optimizer = torch.optim.SGD(fusion.parameters(), lr=1.0)
+    for direction in (1.0, 1.0, -1.0):  # twice up against the cap, once down
+        fusion(patches, words)
+        loss = -direction * fusion.scale.log().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    fusion(patches, words)
+    assert (fusion.scale < 50).all()
+
+
 def test_positions_are_collected_with_the_weights_of_the_patches(patches, words):
     plain, add, concat = (
         EarlyFusion(D, (4, 4), C, **options)

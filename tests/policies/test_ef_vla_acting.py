@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from toy_batches import frames, join, pick
@@ -213,10 +214,60 @@ def test_environments_of_a_batch_are_reset_alone(make_policy, changes):
         actions = policy.select_action(frames(3, seed=step))
         for environment in range(3):
             assert torch.allclose(actions[environment], alone[environment][step], atol=1e-5)
-    with pytest.raises(FoveaError, match="among the 3 of the batch, got 3"):
+    with pytest.raises(FoveaError, match="environments 0 to 2 of the batch, got 3"):
         policy.reset([3])
     with pytest.raises(FoveaError, match=r"call reset\(\) when episodes begin"):
         policy.select_action(frames(2))
+
+
+def test_environments_are_reset_by_number_or_by_whether_they_are_done(make_policy):
+    policy = make_policy(gripper_loss="l1").eval()
+    policy.reset([0])  # nothing to forget yet
+    for step in range(3):
+        policy.select_action(frames(3, seed=step))
+    before = list(policy._states)
+    policy.reset(np.array([False, True, False]))
+    assert [new is old for new, old in zip(policy._states, before, strict=True)] == [True, False, True]
+    policy.reset(torch.tensor([0]))
+    assert policy._states[0] is not before[0]
+    with pytest.raises(FoveaError, match="3 truth values"):
+        policy.reset([True, False])
+
+
+@pytest.mark.parametrize("task", ["pick up the milk", None, []])
+def test_a_batch_without_an_instruction_a_frame_leaves_no_trace(make_policy, task):
+    policy = make_policy().eval()
+    with pytest.raises(FoveaError, match="one instruction in words per sample"):
+        policy.select_action(frames(1) | {"task": task})
+    assert policy.select_action(frames(1)).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda p: p.float(), lambda p: p.long(), lambda p: (p.float() / 255 - 0.5) / 0.25, lambda p: p.float() / 0],
+)
+def test_pictures_in_another_range_are_refused(make_policy, change):
+    policy, batch = make_policy().eval(), frames(1)
+    batch["observation.images.image"] = change(batch["observation.images.image"])
+    with pytest.raises(FoveaError, match=r"uint8, or floats in \[0, 1\], got"):
+        policy.select_action(batch)
+
+
+def test_a_state_of_another_width_is_refused(make_policy):
+    policy = make_policy(state_layout="as_is").eval()
+    with pytest.raises(FoveaError, match=r"observation\.state of 8 numbers.*got 9"):
+        policy.select_action(frames(1) | {"observation.state": torch.zeros(1, 9)})
+
+
+def test_poses_see_the_opening_of_libero_s_gripper_from_0_to_1(make_policy):
+    policy = make_policy(action_space="se3_relative", gripper_loss="l1")
+    assert policy.config.proprio_noise == 0.01
+    assert make_policy().config.proprio_noise == 0.05
+    state = torch.zeros(3, 8)
+    state[:, 6] = torch.tensor([0.0, 0.02, 0.041])
+    state[:, 7] = -state[:, 6]
+    seen = policy._features.proprio(frames(3) | {"observation.state": state}, False, torch.device("cpu"))
+    assert torch.allclose(seen[:, 0, 9], torch.tensor([0.0, 0.5, 1.0]))
 
 
 @pytest.mark.parametrize("weighting", ["newest", "oldest"])

@@ -65,7 +65,8 @@ class Config:
     json: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("workers", 1), ("videos", 0), ("seed", 0), ("max_steps", 1)):
+        least_of = {"episodes": 1, "workers": 1, "videos": 0, "seed": 0, "max_steps": 1, "n_action_steps": 1}
+        for name, least in least_of.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise FoveaError(f"{name}: expected at least {least}, got {value}")
         if not self.suite or len(set(self.suite)) != len(self.suite):

@@ -64,7 +64,11 @@ def openai_clip(
     for key in (
         "visual.conv1.weight",
         "visual.positional_embedding",
+        "visual.transformer.resblocks.0.mlp.c_fc.weight",
+        "transformer.resblocks.0.mlp.c_fc.weight",
         "token_embedding.weight",
+        "positional_embedding",
+        "ln_final.weight",
         "text_projection",
     ):
         if key not in state:

@@ -210,6 +210,12 @@ def _load_policy(folder: Path, changes: dict[str, Any]) -> tuple[Any, Any, Any]:
         if not hasattr(config, name):
             raise FoveaError(f"{config.type} has no setting {name!r}")
         setattr(config, name, value)
+    if changes:
+        try:
+            config.__post_init__()  # what was changed must make sense with the rest
+        except ValueError as error:
+            told = ", ".join(f"{name}={value}" for name, value in changes.items())
+            raise FoveaError(f"{config.type} cannot act with {told}: {error}") from error
     try:
         with contextlib.redirect_stdout(sys.stderr):  # LeRobot says there that it loads; numbers go to ours
             if (folder / ADAPTER).is_file():

@@ -18,6 +18,9 @@ class EarlyFusion(Fusion):
 
     tau is parametrised as s = log(1 / tau), 1 / tau = exp(s) <= `max_scale` (100): it cannot reach zero. Exempt
     `log_scale` from weight decay.
+
+    Non-obvious: the cap lets gradients through, and training keeps s itself below it (as CLIP does): a tau at the cap
+    can come back.
     """
 
     def __init__(
@@ -29,11 +32,16 @@ class EarlyFusion(Fusion):
     @property
     def scale(self) -> Tensor:
         """1 / tau, one a camera (C,)."""
-        scale = self.log_scale.exp()
-        return scale if self.max_scale is None else scale.clamp(max=self.max_scale)
+        log_scale = self.log_scale
+        if self.max_scale is not None:
+            log_scale = log_scale + (log_scale.clamp(max=math.log(self.max_scale)) - log_scale).detach()
+        return log_scale.exp()
 
     def forward(self, patches: Tensor, words: Tokens) -> Tokens:
         """Patches (B, T, C, N, D), words (B, M, D) -> one token a word, (B, T, C, M, V)."""
+        if self.training and self.max_scale is not None:
+            with torch.no_grad():
+                self.log_scale.clamp_(max=math.log(self.max_scale))
         patches = patches.to(words.values.dtype)
         attention = self.attention(patches, words)
         content = attention @ patches

@@ -58,7 +58,8 @@ class RegressionHead(nn.Module):
         if self.gripper == "bce":
             close = (target[..., -1] > 0).to(raw.dtype)
             bce = F.binary_cross_entropy_with_logits(raw[..., -1], close, reduction="none")
-            l1, gripper = masked_mean(error[..., :-1].mean(-1), mask), masked_mean(bce, mask)
+            motion = error[..., :-1].sum(-1) / max(1, self.action - 1)  # a gripper alone has none
+            l1, gripper = masked_mean(motion, mask), masked_mean(bce, mask)
             total = (l1 * (self.action - 1) + gripper * self.gripper_weight) / self.action
             return total, {"l1": l1, "gripper_bce": gripper}
         l1 = masked_mean(error.mean(-1), mask)

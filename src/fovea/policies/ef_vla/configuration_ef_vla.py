@@ -84,7 +84,8 @@ class EFVLAConfig(PreTrainedConfig):
         use_proprio: False is the ablation "w/o f_e".
         state_layout: `axis_angle`: xyz, axis-angle, gripper fingers (LeRobot's LIBERO; turned into xyz, first two
             rows of the rotation matrix, one opening); `as_is`: any vector.
-        proprio_noise: standard deviation of Gaussian noise on the proprioception in training (after scaling).
+        proprio_noise: standard deviation of Gaussian noise on the proprioception in training (after scaling); None
+            takes 0.05, or with `se3_relative`, where metres are not scaled, 0.01.
 
         readouts, pooling_blocks, pooling_heads, pooling_style: learned-query poolings; `otter` reproduces the
             residual of that release.
@@ -146,7 +147,7 @@ class EFVLAConfig(PreTrainedConfig):
     text_dropout: float = 0.0
     use_proprio: bool = True
     state_layout: Literal["axis_angle", "as_is"] = "axis_angle"
-    proprio_noise: float = 0.05
+    proprio_noise: float | None = None
 
     readouts: int = 4
     pooling_blocks: int = 2
@@ -185,6 +186,8 @@ class EFVLAConfig(PreTrainedConfig):
         self.dim_model = self.dim_model or (OUR_WIDTH if ours else PAPER_WIDTH)
         if self.temperature is None and not ours:
             self.temperature = PAPER_TEMPERATURE
+        if self.proprio_noise is None:
+            self.proprio_noise = 0.01 if self.action_space == "se3_relative" else 0.05
         if self.action_space == "se3_relative":  # poses, whose geometry a scale would break
             self.normalization_mapping = dict.fromkeys(_COLUMNS, NormalizationMode.IDENTITY)
         elif not self.normalization_mapping:
@@ -211,6 +214,11 @@ class EFVLAConfig(PreTrainedConfig):
         for name in ("temperature", "max_scale", "image_size"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise FoveaError(f"expected {name} > 0, got {getattr(self, name)}")
+        if self.temperature and self.max_scale and self.temperature * self.max_scale < 1 - 1e-6:
+            raise FoveaError(
+                f"expected temperature >= 1 / max_scale = {1 / self.max_scale:g}, got {self.temperature}; raise "
+                "max_scale, or set it to None for no cap"
+            )
         if self.n_action_steps > self.chunk_size:
             raise FoveaError(
                 f"expected n_action_steps <= chunk_size = {self.chunk_size}, got {self.n_action_steps}; "

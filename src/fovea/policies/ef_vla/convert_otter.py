@@ -62,6 +62,7 @@ def convert_otter(source: Path, target: Path, **given: Any) -> EFVLAPolicy:
     file = read_otter(source)
     facts = file.facts.updated(**given)
     config = otter_config(file.state, facts)
+    weights = otter_weights(file.state, config)  # before anything is written
     if file.clip and facts.encoder is None:
         config.encoder = f"clip:{CLIP_FILE}"
         target.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ def convert_otter(source: Path, target: Path, **given: Any) -> EFVLAPolicy:
         }
         save_file(file.clip, target / CLIP_FILE, metadata)
     policy = EFVLAPolicy(config, source=target)
-    policy.model.load_state_dict(otter_weights(file.state, config), strict=True)
+    policy.model.load_state_dict(weights, strict=True)
     if file.clip and facts.encoder is None:
         config.encoder_identity = policy.encoder.identity  # a CLIP that does not fit is found here
     policy.save_pretrained(target)
@@ -93,13 +94,13 @@ def otter_config(state: dict[str, Tensor], facts: OtterFacts | None = None, **gi
     if "input_projection.weight" not in state or "visual_extraction.0.pos_emb" not in state:
         raise FoveaError(f"expected OTTER's weights, got keys such as {sorted(state)[:3]}")
     cameras = _count(state, "vision_poolings")
-    patches, width = state["visual_extraction.0.pos_emb"].shape
+    patches, width = _get(state, "visual_extraction.0.pos_emb").shape
     side = round(patches**0.5)
     if side * side != patches:
         raise FoveaError(f"expected a square grid of patches in OTTER's weights, got {patches} patches")
-    dim_model = state["input_projection.weight"].shape[0]
-    readouts, readout_width = state["vision_poolings.0.query"].shape[1:]
-    proprio = state["proprio_encoder.mlp.0.weight"].shape[1]
+    dim_model = _get(state, "input_projection.weight").shape[0]
+    readouts, readout_width = _get(state, "vision_poolings.0.query").shape[1:]
+    proprio = _get(state, "proprio_encoder.mlp.0.weight").shape[1]
     action_size, chunk_size = _actions(state, facts)
     context = facts.n_obs_steps or 12
     poses = action_size == proprio == POSE_SIZE
@@ -124,14 +125,14 @@ def otter_config(state: dict[str, Tensor], facts: OtterFacts | None = None, **gi
         readouts=readouts,
         pooling_blocks=_count(state, "text_pooling.blocks"),
         pooling_heads=facts.pooling_heads or 8,
-        text_width=state["text_pooling.query"].shape[1:].numel(),
+        text_width=_get(state, "text_pooling.query").shape[1:].numel(),
         vision_width=cameras * readouts * readout_width,
-        proprio_width=state["proprio_encoder.mlp.4.weight"].shape[0],
-        proprio_hidden=state["proprio_encoder.mlp.0.weight"].shape[0],
+        proprio_width=_get(state, "proprio_encoder.mlp.4.weight").shape[0],
+        proprio_hidden=_get(state, "proprio_encoder.mlp.0.weight").shape[0],
         dim_model=dim_model,
         n_layers=_count(state, "policy.layers"),
         n_heads=heads,
-        mlp_ratio=state["policy.layers.0.intermediate.weight"].shape[0] / dim_model,
+        mlp_ratio=_get(state, "policy.layers.0.intermediate.weight").shape[0] / dim_model,
         final_norm=_final_norm(state) is not None,
         action_space=space,
         normalization_mapping=dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY),
@@ -208,7 +209,7 @@ def _camera_keys(facts: OtterFacts, cameras: int) -> list[str]:
 def _check_tables(state: dict[str, Tensor], config: EFVLAConfig) -> None:
     """Take the fixed tables out of the state dict; they must be the ones that the model computes."""
     expected: dict[str, Tensor] = {}
-    patches = state["visual_extraction.0.pos_emb"].shape[0]
+    patches = _get(state, "visual_extraction.0.pos_emb").shape[0]
     for i in range(len(config.camera_keys)):
         expected[f"visual_extraction.{i}.pos_emb"] = sincos_1d(patches, config.encoder_width or 0)
     for i in range(config.n_layers):

@@ -21,6 +21,8 @@ from fovea.tokens import Tokens
 
 ENCODE_AT_ONCE = 64  # pictures
 REMEMBERED_SENTENCES = 4096
+IN_RANGE = 1e-2  # beyond [0, 1]: resizing overshoots by so much
+FINGER_TRAVEL = 0.04  # metres, of each of LIBERO's two
 TOKENS = "observation.language.tokens"
 WORDS = "words"  # of a batch: all positions, already encoded
 
@@ -252,7 +254,16 @@ class Features:
             raise FoveaError(f"expected {STATE} in the batch, got {sorted(batch)}; or set use_proprio=false")
         state = batch[STATE].to(device, torch.float32)
         state = state if time else state[:, None]
-        return proprio_from_axis_angle(state) if self.config.state_layout == "axis_angle" else state
+        if self.config.state_layout == "axis_angle":
+            fingers, state = state.shape[-1] == 8, proprio_from_axis_angle(state)
+            if self.config.action_space == "se3_relative" and fingers:  # unscaled: 0 (closed) to 1
+                opening = (state[..., 9:] / FINGER_TRAVEL).clamp(0, 1)
+                state = torch.cat([state[..., :9], opening], dim=-1)
+        if state.shape[-1] != self.config.proprio_size:
+            raise FoveaError(
+                f"expected {STATE} of {self.config.proprio_size} numbers, as the policy has it, got {state.shape[-1]}"
+            )
+        return state
 
 
 def feature_key(camera_key: str) -> str:
@@ -273,9 +284,21 @@ def stack_cameras(cameras: Sequence[Tensor], device: torch.device) -> Tensor:
 
 
 def to_uint8(pictures: Tensor) -> Tensor:
-    """Pictures as the encoder takes them; floats are expected in [0, 1], as LeRobot decodes them."""
+    """Pictures as the encoder takes them: uint8, or floats in [0, 1], as LeRobot decodes them.
+
+    Raises:
+        FoveaError: another range or type: 0..255 as floats would come out white.
+    """
     if pictures.dtype == torch.uint8:
         return pictures
+    if not pictures.dtype.is_floating_point:
+        raise FoveaError(f"expected pictures as uint8, or floats in [0, 1], got {pictures.dtype}")
+    low, high = pictures.aminmax() if pictures.numel() else (pictures.new_zeros(()), pictures.new_ones(()))
+    if not (low >= -IN_RANGE and high <= 1 + IN_RANGE):
+        raise FoveaError(
+            f"expected pictures as uint8, or floats in [0, 1], got {low.item():.3g} to {high.item():.3g}; divide by 255, "
+            "and leave normalising to the encoder"
+        )
     return (pictures.float() * 255).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -51,9 +51,12 @@ class EFVLAModel(nn.Module):
             raise FoveaError(
                 "expected encoder_width and encoder_grid in the configuration, got None; set them"
             )
-        if config.vision_width % cameras:
+        whole = cameras * config.readouts * config.pooling_heads
+        if config.vision_width % whole:
             raise FoveaError(
-                f"expected a vision_width that {cameras} cameras divide, got {config.vision_width}"
+                f"expected a vision_width that {cameras} cameras x {config.readouts} readouts x {config.pooling_heads} "
+                f"pooling_heads divide, got {config.vision_width}; set --policy.vision_width="
+                f"{max(1, round(config.vision_width / whole)) * whole}"
             )
         self.config = config
         self.fusion = FUSIONS[config.fusion](
@@ -160,7 +163,7 @@ class EFVLAModel(nn.Module):
                 raise FoveaError(
                     "expected proprioception (B, T, P), got None; set use_proprio=false without it"
                 )
-            if self.training and config.proprio_noise > 0:
+            if self.training and config.proprio_noise:
                 proprio = proprio + config.proprio_noise * torch.randn_like(proprio)
             parts.append(self.proprio(proprio))
         return self.input(torch.cat(parts, dim=-1))

@@ -17,12 +17,12 @@ from torch import Tensor
 from fovea.actions import ChunkEnsemble, absolute_chunk, action_towards, relative_chunk
 from fovea.encoders import Encoder
 from fovea.errors import FoveaError
-from fovea.policies.batches import rows
+from fovea.policies.batches import forget, rows
 from fovea.policies.checked import CheckedWeights
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, STATE, EFVLAConfig
 from fovea.policies.ef_vla.features_ef_vla import TOKENS, WORDS, Features, feature_key
 from fovea.policies.ef_vla.model_ef_vla import EFVLAModel
-from fovea.policies.statistics import check_gripper
+from fovea.policies.statistics import check_gripper, check_pose_state
 from fovea.tokens import Tokens
 
 
@@ -101,6 +101,8 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
             config.validate_features()
         if config.gripper_loss == "bce":
             check_gripper(dataset_stats, "--policy.gripper_loss=l1")
+        if config.state_layout == "axis_angle" and config.robot_state_feature is not None:
+            check_pose_state(dataset_stats)
         self._features = Features(config, encoder, source)
         self.model = EFVLAModel(config)
         self.vision = self._features.trained
@@ -169,7 +171,8 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         mask = mask.unfold(1, horizon, stride)
         if config.action_space == "se3_relative" and proprio is not None:
             target = relative_chunk(proprio, target)
-        padded = batch.get(f"{STATE}_is_pad")
+        names = (f"{key}_is_pad" for key in (STATE, *config.camera_keys))
+        padded = next((batch[name] for name in names if name in batch), None)
         if padded is not None and padded.any():
             padded = padded.to(tokens.device)
             order = padded.to(torch.uint8).argsort(dim=1, stable=True)
@@ -305,24 +308,19 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
             actions = torch.cat([actions[..., :-1], close], dim=-1)
         return actions
 
-    def reset(self, environments: Sequence[int] | None = None) -> None:
+    def reset(self, environments: Sequence[int] | Sequence[bool] | None = None) -> None:
         """Forget the episodes behind `select_action`: all, or those of some environments of the batch.
 
         Call it whenever an episode begins. Environments whose episodes end at different times are reset alone, by
-        their place in the batch, and do not disturb the others.
+        their place in the batch (or with one truth value for each), and do not disturb the others.
 
         Raises:
             FoveaError: there is no such environment.
         """
         if environments is None:
             self._states: list[EpisodeState] = []
-            return
-        for index in environments:
-            if not 0 <= index < len(self._states):
-                raise FoveaError(
-                    f"expected environments among the {len(self._states)} of the batch, got {index}"
-                )
-            self._states[index] = self.new_episode()
+        else:
+            forget(self._states, environments, self.new_episode)
 
     def _own_states(self, batch: dict[str, Any]) -> list[EpisodeState]:
         if not self._states:
@@ -377,5 +375,14 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
 
 
 def _frames(batch: dict[str, Any]) -> int:
-    """B of single frames."""
-    return len(batch[TOKENS] if TOKENS in batch else batch.get("task") or ())
+    """B of single frames.
+
+    Raises:
+        FoveaError: a batch without one instruction a frame.
+    """
+    if TOKENS in batch:
+        return len(batch[TOKENS])
+    sentences = batch.get("task")
+    if isinstance(sentences, str) or not isinstance(sentences, Sequence) or not sentences:
+        raise FoveaError(f"expected one instruction in words per sample under `task`, got {sentences!r}")
+    return len(sentences)

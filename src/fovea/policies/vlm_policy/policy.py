@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fovea.encoders import VisionEncoder
 from fovea.errors import FoveaError
+from fovea.policies.batches import forget
 from fovea.policies.checked import CheckedWeights
 from fovea.policies.statistics import check_gripper
 from fovea.policies.vlm_policy.configuration import ACTION, VLMPolicyConfig
@@ -195,15 +196,16 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         closes = last > 0 if self.config.gripper == "signed" else last <= 0.5
         return torch.cat([actions[..., :-1], torch.where(closes, 1.0, -1.0)], dim=-1)
 
-    def reset(self, environments: Sequence[int] | None = None) -> None:
-        """Forget what `select_action` still had to play, in all environments or in those whose numbers are given."""
+    def reset(self, environments: Sequence[int] | Sequence[bool] | None = None) -> None:
+        """Forget what `select_action` still had to play: in all environments, or in some (numbers, or "done" for each).
+
+        Raises:
+            FoveaError: there is no such environment.
+        """
         if environments is None:
             self._memories: list[ChunkMemory] = []
-            return
-        for index in environments:
-            if not 0 <= index < len(self._memories):
-                raise FoveaError(f"expected environments 0 to {len(self._memories) - 1}, got {index}")
-            self._memories[index] = self.new_episode()
+        else:
+            forget(self._memories, environments, self.new_episode)
 
     def select_action(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
         """LeRobot: (B, A) for single frames; what is left of the chunks is kept inside, see `reset`."""
