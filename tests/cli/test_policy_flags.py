@@ -6,6 +6,7 @@ import pytest
 
 from fovea.cli import flags, main
 from fovea.cli.train import Config
+from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 from fovea.policies.focus_vla.configuration_focus_vla import FocusVLAConfig
 from fovea.policies.vla_adapter.configuration_vla_adapter import VLAAdapterConfig
 from fovea.vlm.config import VLMConfig
@@ -30,6 +31,17 @@ def test_flags_lie_over_the_preset_even_where_they_equal_a_default():
     assert (config.vlm.attention, config.top_k) == ("prefix", 64)
     assert (config.vlm.layers, config.vlm.trainable) == (24, "lora")
     assert train(f"{line} --policy.n_heads 7").n_heads == 7  # fits 896, not the default's 192
+
+
+def test_what_follows_from_a_field_follows_from_the_one_that_was_chosen():
+    large = train("--policy.encoder ViT-L-14/openai")
+    assert large == EFVLAConfig.preset("tiny", encoder="ViT-L-14/openai")
+    assert (large.dim_model, large.temperature) == (512, 0.07)  # Table 5, not our small encoder's
+    assert train("--policy.encoder ViT-L-14/openai --policy.dim_model 256").dim_model == 256
+    assert train("--preset b32 --policy.encoder ViT-B-16-SigLIP/webli").encoder_grid is None
+    poses = train("--policy.action_space=se3_relative --policy.gripper_loss=l1")
+    assert poses.proprio_noise == 0.01
+    assert train("--policy.type=vla_adapter --policy.vlm.kind=prismatic").vlm.layers == 24  # the kind's
 
 
 def test_a_configuration_file_is_read_like_flags(tmp_path):

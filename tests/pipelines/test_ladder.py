@@ -193,7 +193,9 @@ def test_the_page_of_focus_vla_draws_the_curve_over_the_same_episodes(tmp_path):
     assert [rate.rate for _, rate in curve["FocusVLA"]] == [0, 0, 0.5, 0.5, 0.5, 1]
     assert {rate.episodes for _, rate in curve["FocusVLA"]} == {20}
     text = focus_page(study, {"collected": {"episodes": 400, "frames": 40000}, "cells": done})
-    verdict = "best on the curve, 50%, comes after 2,100 steps, FocusVLA's after 2,100 (1.00 of them); the aim"
+    verdict = (
+        "best on the curve, 50%, comes after 2,100 steps, FocusVLA's after 2,100 (1.00 of them); the aim"
+    )
     assert text.count(verdict) == 2  # a suite each
     assert "Fig. 4" not in text  # nothing of it ran
     again = {**done[1], "seed": 1, "tests": {name: [] for name in done[1]["tests"]}}

@@ -244,7 +244,12 @@ def test_a_batch_without_an_instruction_a_frame_leaves_no_trace(make_policy, tas
 
 @pytest.mark.parametrize(
     "change",
-    [lambda p: p.float(), lambda p: p.long(), lambda p: (p.float() / 255 - 0.5) / 0.25, lambda p: p.float() / 0],
+    [
+        lambda p: p.float(),
+        lambda p: p.long(),
+        lambda p: (p.float() / 255 - 0.5) / 0.25,
+        lambda p: p.float() / 0,
+    ],
 )
 def test_pictures_in_another_range_are_refused(make_policy, change):
     policy, batch = make_policy().eval(), frames(1)

@@ -34,7 +34,7 @@ def batch(count: int = 3) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("attention", PATTERNS)
-@pytest.mark.parametrize("pool", (False, True))
+@pytest.mark.parametrize("pool", [False, True])
 def test_padding_may_hold_anything_even_no_number(attention, pool):
     acting, given = policy(attention=attention, pool_vision=pool), batch()
     mask = torch.ones(3, TOKENS, dtype=torch.bool)
@@ -124,7 +124,7 @@ def test_a_gripper_that_scaling_would_move_is_refused():
         policy(normalization_mapping={"ACTION": "MEAN_STD", "STATE": "QUANTILES", "VISUAL": "IDENTITY"})
 
 
-@pytest.mark.parametrize("kind", ("base", "pro"))
+@pytest.mark.parametrize("kind", ["base", "pro"])
 def test_lora_on_keys_and_values_acts_as_it_does_merged(kind):
     from peft import LoraConfig, get_peft_model
 
@@ -150,6 +150,4 @@ def test_lora_on_keys_and_values_acts_as_it_does_merged(kind):
     plain.sum().backward()
     idle = [n for n, p in adapted.named_parameters() if "lora" in n and (p.grad is None or not p.grad.any())]
     assert not idle
-    assert torch.allclose(
-        adapted.merge_and_unload()(states, given["observation.state"]), plain, atol=1e-5
-    )
+    assert torch.allclose(adapted.merge_and_unload()(states, given["observation.state"]), plain, atol=1e-5)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, get_type_hints
 
 from fovea.errors import FoveaError
 
-TYPE, PRESET = "--policy.type", "--preset"
+PREFIX, PRESET = "--policy.", "--preset"
+TYPE = f"{PREFIX}type"
 
 
 @dataclass(kw_only=True)
@@ -25,7 +26,8 @@ class PolicyFlags:
     preset: str = "tiny"
     policy: Any = None
 
-    KIND: ClassVar[type] = object
+    START: ClassVar[Any] = None  # the preset
+    NAMED: ClassVar[frozenset[str]] = frozenset()  # fields that flags name, "vlm.layers" inside others
 
     @classmethod
     def for_words(cls, words: Sequence[str]) -> tuple[type, list[str]]:
@@ -45,13 +47,32 @@ class PolicyFlags:
             raise FoveaError(f"preset: {error}") from error
         policy = _with_defaults(start)
         entry = ("policy", policy, field(default_factory=policy))
-        space = {"KIND": kind, "__doc__": cls.__doc__, "__module__": cls.__module__}
+        flags = (word.partition("=")[0] for word in rest)
+        named = frozenset(flag.removeprefix(PREFIX) for flag in flags if flag.startswith(PREFIX))
+        space = {"START": start, "NAMED": named, "__doc__": cls.__doc__, "__module__": cls.__module__}
         made = make_dataclass(cls.__name__, [entry], bases=(cls,), kw_only=True, namespace=space)
         return made, rest
 
     def policy_config(self) -> Any:
-        """The preset, with what flags or a configuration file changed."""
-        return _plain(self.policy, self.KIND)
+        """The preset, with what flags or a configuration file changed.
+
+        Non-obvious: it is built from the preset's name and the changes alone, so that what follows from a field (the
+        width that goes with an encoder) follows from the one that was chosen.
+        """
+        return type(self.START).preset(self.preset, **self._changes(self.policy, self.START))
+
+    def _changes(self, value: Any, start: Any, inside: str = "") -> dict[str, Any]:
+        changes: dict[str, Any] = {}
+        for entry in fields(start):
+            mine, theirs, name = getattr(value, entry.name), getattr(start, entry.name), inside + entry.name
+            if not entry.init:
+                continue
+            if is_dataclass(mine):
+                if nested := self._changes(mine, theirs, f"{name}."):
+                    changes[entry.name] = nested
+            elif mine != theirs or name in self.NAMED:
+                changes[entry.name] = mine
+        return changes
 
 
 def _take(words: list[str], flag: str) -> tuple[str | None, list[str]]:
@@ -84,13 +105,3 @@ def _with_defaults(start: Any) -> type:
             entries.append((entry.name, hints[entry.name], field(default_factory=partial(deepcopy, value))))
     space = {"__doc__": kind.__doc__, "__module__": kind.__module__}
     return make_dataclass(kind.__name__, entries, bases=(kind,), namespace=space)
-
-
-def _plain(value: Any, kind: type) -> Any:
-    """The same values in the class that `_with_defaults` was derived from."""
-    values: dict[str, Any] = {}
-    for entry in fields(value):
-        if entry.init:
-            mine = getattr(value, entry.name)
-            values[entry.name] = _plain(mine, type(mine).__bases__[0]) if is_dataclass(mine) else mine
-    return kind(**values)

@@ -65,6 +65,7 @@ class RecordedDataset:
         stats: LeRobot's statistics (`meta/stats.json`), by column.
         record: meta/fovea.json, or empty.
         cameras: keys of the picture columns.
+        picture_sizes: camera -> (height, width) in pixels.
     """
 
     def __init__(self, root: Path, cameras: tuple[str, ...]) -> None:
@@ -84,6 +85,7 @@ class RecordedDataset:
                     f"{root} has no column {key!r}; it has {', '.join(sorted(info['features']))}"
                 )
         self.fps = int(info["fps"])
+        self.picture_sizes = {key: _picture_size(info["features"][key], key, root) for key in cameras}
         self.stats: dict[str, dict[str, list]] = read_json(root / "meta/stats.json", "data set's statistics")
         rows = _read_tables(sorted(root.glob("data/**/*.parquet")), root)
         self.state = _matrix(rows, keys.STATE, info, root)
@@ -229,6 +231,17 @@ def open_dataset(root: str | Path, *, cameras: tuple[str, ...] = keys.IMAGES) ->
     if not (root / "meta/info.json").is_file():
         raise FoveaError(f"expected a LeRobot data set at {root} (a folder with meta/info.json), found none")
     return RecordedDataset(root, cameras)
+
+
+def _picture_size(feature: dict[str, Any], key: str, root: Path) -> tuple[int, int]:
+    shape = [int(side) for side in feature.get("shape", ())]
+    if len(shape) != 3:
+        raise FoveaError(
+            f"{root}: expected {key} of height, width and 3 colours in meta/info.json, got {shape}"
+        )
+    names = feature.get("names") or ("height", "width", "channels")
+    sides = shape[1:] if str(names[0]).startswith("channel") else shape[:2]
+    return sides[0], sides[1]
 
 
 def _read_tables(paths: list[Path], root: Path) -> Any:

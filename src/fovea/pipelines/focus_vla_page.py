@@ -196,7 +196,9 @@ def convergence(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]], s
     theirs, ours = (curve[method] for method in COMPARED)
     best = max(rate.rate for _, rate in theirs)
     if not best:
-        return f"- {suite}: VLA-Adapter-Pro never succeeds on the curve, so nothing can be said about its pace."
+        return (
+            f"- {suite}: VLA-Adapter-Pro never succeeds on the curve, so nothing can be said about its pace."
+        )
     first, reached = (next((step for step, rate in c if rate.rate >= best), None) for c in (theirs, ours))
     said = f"- {suite}: VLA-Adapter-Pro's best on the curve, {best:.0%}, comes after {first:,} steps"
     if reached is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lerobot.configs import FeatureType, PolicyFeature
 
 from fovea.actions import commanded_pose
 from fovea.data.augment import Augmentation
@@ -81,8 +82,10 @@ def train_policy(
     Raises:
         FoveaError: from the data set, the cache or the trainer.
     """
-    encoder = encoder_of(policy_config)
     datasets = [open_dataset(root) for root in ([data] if isinstance(data, Path) else data)]
+    for dataset in datasets:
+        fit_to_data(policy_config, dataset)
+    encoder = encoder_of(policy_config)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / DATA_RECORD, record_of(datasets))
     if isinstance(policy_config, EFVLAConfig) and policy_config.plays_libero:
@@ -120,6 +123,33 @@ def train_policy(
     if training is None:
         raise FoveaError(f"expected at least one training episode in {data}, got none; check the split")
     return train(train_config, policy, before, after, training, out, validation=windows("val"))
+
+
+def fit_to_data(config: EFVLAConfig | VLMPolicyConfig, dataset: RecordedDataset) -> None:
+    """Let a policy's configuration say how large the pictures of its data are, as whoever draws for it must know.
+
+    Raises:
+        FoveaError: the data set has other cameras, or states or actions of another size than the policy.
+    """
+    inputs = config.input_features or {}
+    if strange := sorted(set(config.camera_keys) - set(dataset.cameras)):
+        raise FoveaError(
+            f"expected cameras among {', '.join(dataset.cameras)} ({dataset.root}), but the policy wants "
+            f"{', '.join(strange)}"
+        )
+    for kind, key, got, feature in (
+        ("states", STATE, dataset.state.shape[1], inputs.get(STATE)),
+        ("actions", ACTION, dataset.action.shape[1], (config.output_features or {}).get(ACTION)),
+    ):
+        if feature is not None and tuple(feature.shape) != (got,):
+            raise FoveaError(
+                f"expected {kind} of {feature.shape[0]} numbers, as the policy has them, but those of {dataset.root} "
+                f"have {got}; choose a preset that fits, or set the policy's features ({key})"
+            )
+    config.input_features = inputs | {
+        key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, *dataset.picture_sizes[key]))
+        for key in config.camera_keys
+    }
 
 
 def commanded_poses(state: np.ndarray, action: np.ndarray) -> np.ndarray:

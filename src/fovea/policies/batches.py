@@ -21,7 +21,9 @@ def rows(batch: dict[str, Any], chosen: Sequence[int], count: int) -> dict[str, 
     return {key: pick(value) for key, value in batch.items()}
 
 
-def forget(memories: list[Any], environments: Sequence[int] | Sequence[bool], fresh: Callable[[], Any]) -> None:
+def forget(
+    memories: list[Any], environments: Sequence[int] | Sequence[bool], fresh: Callable[[], Any]
+) -> None:
     """Give some environments of a batch a fresh memory, in place.
 
     Args:

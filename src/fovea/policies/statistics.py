@@ -124,10 +124,12 @@ def check_pose_state(stats: Stats | None) -> None:
     turn = float(np.abs(np.concatenate([low[ROTATION], high[ROTATION]])).max())
     apart = abs(float(mean[6] + mean[7])) if len(mean) == 8 else 0.0
     if turn > FULL_TURN or apart > MIRRORED:
-        seen = f"rotations of up to {turn:.2f} radians" if turn > FULL_TURN else f"means of {mean[6:].tolist()}"
+        seen = (
+            f"rotations of up to {turn:.2f} radians" if turn > FULL_TURN else f"means of {mean[6:].tolist()}"
+        )
         raise FoveaError(
-            "expected states of position (metres), axis-angle (radians) and gripper (two fingers, if there are two, that "
-            f"mirror one another), got {seen}; set --policy.state_layout=as_is for another robot"
+            "expected states of position (metres), axis-angle (radians) and gripper (two fingers, if there are "
+            f"two, that mirror one another), got {seen}; set --policy.state_layout=as_is for another robot"
         )
 
 

@@ -66,7 +66,7 @@ class Sequence:
         return ((sees & self.valid[:, None, :]) | alone)[:, None]
 
     def vision_states(self, hidden: Tensor, compat: bool = False) -> Tensor:
-        """What belongs to the patches (B, M, ...) in (B, S, ...); `compat` reads one place early, as VLA-Adapter does."""
+        """What belongs to the patches (B, M, ...) in (B, S, ...); `compat` reads a place early, as VLA-Adapter does."""
         start = self.head - compat
         return hidden[:, start : start + self.patches]
 

@@ -296,8 +296,8 @@ def to_uint8(pictures: Tensor) -> Tensor:
     low, high = pictures.aminmax() if pictures.numel() else (pictures.new_zeros(()), pictures.new_ones(()))
     if not (low >= -IN_RANGE and high <= 1 + IN_RANGE):
         raise FoveaError(
-            f"expected pictures as uint8, or floats in [0, 1], got {low.item():.3g} to {high.item():.3g}; divide by 255, "
-            "and leave normalising to the encoder"
+            f"expected pictures as uint8, or floats in [0, 1], got {low.item():.3g} to {high.item():.3g}; divide by "
+            "255, and leave normalising to the encoder"
         )
     return (pictures.float() * 255).round().clamp(0, 255).to(torch.uint8)
 

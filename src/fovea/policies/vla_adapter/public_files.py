@@ -59,7 +59,9 @@ def read_public(source: Path) -> PublicCheckpoint:
     tensors = read_weights(source)
     samples = {key: value for key, value in tensors.items() if key.startswith(("in.", "out."))}
     chunk, heads = _metadata(source, r"chunk\w*"), _metadata(source, r"\w*heads")
-    told = next((samples[key] for key in samples if key == "in.latent" or key.startswith("out.actions")), None)
+    told = next(
+        (samples[key] for key in samples if key == "in.latent" or key.startswith("out.actions")), None
+    )
     if told is not None:
         chunk = told.shape[1]
     weights = {key.removeprefix("weights."): value for key, value in tensors.items()}

@@ -168,7 +168,10 @@ class VLMPolicyConfig(PreTrainedConfig):
                 "expected pool_vision=false with representation=vggt: tokens computed elsewhere have no grid to pool"
             )
         scaling = self.normalization_mapping.get("ACTION", NormalizationMode.IDENTITY)
-        if self.gripper != "as_is" and scaling not in (NormalizationMode.QUANTILES, NormalizationMode.IDENTITY):
+        if self.gripper != "as_is" and scaling not in (
+            NormalizationMode.QUANTILES,
+            NormalizationMode.IDENTITY,
+        ):
             raise FoveaError(
                 f"expected ACTION scaled by QUANTILES or IDENTITY with gripper={self.gripper}: other modes move -1 and "
                 f"+1, got {scaling}; change normalization_mapping, or set gripper=as_is"

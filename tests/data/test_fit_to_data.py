@@ -1,0 +1,44 @@
+"""Before anything is computed, a policy learns the size of its pictures, and refuses data that do not suit it."""
+
+import json
+
+import pytest
+
+from fovea.data.dataset import open_dataset
+from fovea.errors import FoveaError
+from fovea.pipelines.learn import fit_to_data, train_policy
+from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
+from fovea.policies.focus_vla.configuration_focus_vla import FocusVLAConfig
+from fovea.training.config import TrainConfig
+
+
+@pytest.mark.parametrize("kind", [EFVLAConfig, FocusVLAConfig])
+def test_the_policy_says_how_large_its_pictures_were(dataset, kind):
+    config = kind.preset("tiny", device="cpu")
+    fit_to_data(config, dataset)
+    frames = {key: dataset.frames(0, key, 0, 1) for key in config.camera_keys}
+    for key, feature in config.image_features.items():
+        assert feature.shape[1:] == frames[key].shape[1:3]
+    assert {key: feature.shape for key, feature in config.image_features.items()} != {
+        key: feature.shape for key, feature in kind.preset("tiny", device="cpu").image_features.items()
+    }
+
+
+def test_channels_may_come_first_in_the_data_set_s_own_words(dataset_copy):
+    path = dataset_copy / "meta/info.json"
+    info = json.loads(path.read_text())
+    key = "observation.images.image"
+    height, width, _ = info["features"][key]["shape"]
+    info["features"][key] |= {"shape": [3, height, width], "names": ["channels", "height", "width"]}
+    path.write_text(json.dumps(info))
+    (dataset_copy / "meta/fovea.json").unlink()  # a change that was meant
+    assert open_dataset(dataset_copy).picture_sizes[key] == (height, width)
+
+
+def test_a_preset_for_another_robot_is_refused_before_anything_is_cached(dataset_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("FOVEA_CACHE", str(tmp_path / "cache"))
+    config = EFVLAConfig.preset("otter", device="cpu")
+    with pytest.raises(FoveaError, match=r"expected states of 10 numbers, as the policy has them.* have 8"):
+        train_policy(dataset_root, config, TrainConfig(steps=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache").exists()
