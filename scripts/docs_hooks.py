@@ -37,6 +37,8 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the pages that mkdocs does not find in docs/."""
     for source, page in _homes().items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text()))
+    for path in _pictures():
+        files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     results = sorted((ROOT / "results").glob("*.md"))
     for name, text in {"results.md": _results(results), **_reference()}.items():
         files.append(File.generated(config, name, content=text))
@@ -47,6 +49,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point every relative link to where its target is on the site; a link into the source becomes its text."""
     pages = _homes()
     sources = {site: source for source, site in pages.items()}
+    shown = set(_pictures())
     here = page.file.src_uri
     source = sources.get(here, f"docs/{here}")
 
@@ -60,6 +63,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             wanted = pages[wanted]
         elif wanted.startswith("docs/"):
             wanted = wanted.removeprefix("docs/")
+        elif ROOT / wanted in shown:
+            pass  # it lies on the site where it lies in the repository
         elif (ROOT / wanted).exists():
             return text
         else:
@@ -87,6 +92,11 @@ def _homes() -> dict[str, str]:
         path.relative_to(ROOT).as_posix(): f"results/{path.name}" for path in (ROOT / "results").glob("*.md")
     }
     return HOMES | results
+
+
+def _pictures() -> list[Path]:
+    """Figures beside the results."""
+    return sorted(path for path in (ROOT / "results").rglob("*") if path.suffix in (".png", ".svg", ".jpg"))
 
 
 def _results(paths: list[Path]) -> str:

@@ -1,5 +1,6 @@
 """The documentation's site: strict, complete, its links lead somewhere. The reference is built by `make docs`."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ def test_the_site_builds_without_a_warning(config):
         "::: fovea.policies.ef_vla.modeling_ef_vla"
         in (site / "reference" / "policies" / "index.html").read_text()
     )
+
+
+def test_figures_of_the_results_are_on_the_site(config):
+    page = Path(config.site_dir) / "results" / "grafting" / "index.html"
+    shown = re.findall(r'<img[^>]* src="([^"]+)"', page.read_text())
+    assert shown
+    for source in shown:
+        assert (page.parent / source).resolve().is_file(), source
 
 
 def test_every_page_of_the_docs_is_listed(config):

@@ -16,7 +16,7 @@ from fovea.pipelines.focus_vla_page import curves
 from fovea.pipelines.focus_vla_page import page as focus_page
 from fovea.pipelines.focus_vla_study import CONTROLS, FocusVLAStudyConfig
 from fovea.pipelines.ladder import cells, outcomes
-from fovea.pipelines.ladder_tables import cell, ending_of, success_table, summary
+from fovea.pipelines.ladder_tables import cell, ending_of, success_table, summary, where_it_fails
 
 
 def record(task, success, right=True):
@@ -155,6 +155,19 @@ def test_the_page_says_what_ran_and_which_aims_were_missed(config):
     empty = page(config, {"collected": {"episodes": 600, "frames": 57000}, "cells": []})
     assert "Nothing was measured yet." in empty
     assert "Nothing can be compared yet." in ending_of(done, [])
+
+
+def test_a_page_names_the_tasks_that_fail():
+    def played(task, won, of):
+        return [{**record(0, i < won), "instruction": task} for i in range(of)]
+
+    cell = {"method": "EF-VLA", "seed": 0, "tests": {"a": played("turn on the stove", 0, 4)}}
+    assert where_it_fails([cell], "EF-VLA", ["a"]) is None  # all of them: nothing to set apart
+    cell["tests"] |= {"b": played("push the plate", 1, 4) + played("open the drawer", 2, 4)}
+    assert where_it_fails([cell], "EF-VLA", ["a", "b"]) == (
+        "turn on the stove (0 of 4), push the plate (1 of 4); the other 1 task 2 of 4"
+    )
+    assert where_it_fails([cell], "LF-VLA", ["a", "b"]) is None
 
 
 def test_the_ladder_of_focus_vla_has_a_curve_and_a_rung_for_every_choice(tmp_path):

@@ -122,6 +122,7 @@ def _choices_help(name: str, verb: Verb) -> str:
         verb.summary[0].upper() + verb.summary[1:],
         "",
     ]
-    lines += [f"  {choice:<10}{summary}" for choice, (_, summary) in verb.choices.items()]
+    width = max(map(len, verb.choices)) + 2
+    lines += [f"  {choice:<{width}}{summary}" for choice, (_, summary) in verb.choices.items()]
     lines += ["", "Examples", *(f"  {example}" for example in verb.examples)]
     return "\n".join(lines)

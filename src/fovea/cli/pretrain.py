@@ -33,4 +33,4 @@ def run(config: Config) -> None:
     training = {field.name: getattr(config, field.name) for field in fields(PretrainConfig)}
     card = pretrain.run(PretrainConfig(**training))
     print(json.dumps(card["pointing"]["summary"], indent=2))
-    print(f"Weights and model card: {config.output}. Use them as --encoder tiny:{config.output}")
+    print(f"Weights and model card: {config.output}. Use them as --policy.encoder tiny:{config.output}")

@@ -32,10 +32,10 @@ class EarlyFusion(Fusion):
     @property
     def scale(self) -> Tensor:
         """1 / tau, one a camera (C,)."""
-        log_scale = self.log_scale
-        if self.max_scale is not None:
-            log_scale = log_scale + (log_scale.clamp(max=math.log(self.max_scale)) - log_scale).detach()
-        return log_scale.exp()
+        own = self.log_scale
+        if self.max_scale is None:
+            return own.exp()
+        return (own + (own.clamp(max=math.log(self.max_scale)) - own).detach()).exp()
 
     def forward(self, patches: Tensor, words: Tokens) -> Tokens:
         """Patches (B, T, C, N, D), words (B, M, D) -> one token a word, (B, T, C, M, V)."""

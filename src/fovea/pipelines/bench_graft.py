@@ -112,6 +112,7 @@ def run(config: BenchGraftConfig) -> dict[str, Any]:
         "runs": runs * len(config.encoders),
         "backbones": config.backbones,
         "seeds": config.seeds,
+        "dataset": config.dataset.name,
         "steps": config.steps,
         "clock": config.clock,
         "batch_size": config.batch_size,
@@ -196,10 +197,10 @@ def write(result: dict[str, Any], out: Path) -> None:
     """A page with the table."""
     text = (
         "# Tokens computed once\n\n"
-        f"`fovea bench graft` (commit {result['commit']}): {len(result['rows'])} encoders, {result['backbones']} "
-        f"backbones, {result['seeds']} seeds; runs of {result['steps']} updates of {result['batch_size']} samples, and "
-        f"scoring ({result['clock']} time). Up to the projector only; the backbone's own work is the same both "
-        f"ways.\n\n{table(result)}"
+        f"`fovea bench graft --dataset outputs/data/{result['dataset']}` (commit {result['commit']}): "
+        f"{len(result['rows'])} encoders, {result['backbones']} backbones, {result['seeds']} seeds; runs of "
+        f"{result['steps']} updates of {result['batch_size']} samples, and scoring ({result['clock']} time). Up to the "
+        f"projector only; the backbone's own work is the same both ways.\n\n{table(result)}"
     )
     with atomic_write(out) as file:
         file.write(text.encode())

@@ -65,7 +65,7 @@ class EFVLAStudyConfig(StudyConfig):
 
     out: Path = Path("outputs/ef-vla")
     results: Path = Path("results/ef_vla.md")
-    steps: int = 2500
+    steps: int = 6000
     episodes: int = 4
     together: bool = False
 

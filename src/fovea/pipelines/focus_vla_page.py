@@ -107,7 +107,7 @@ def _method_of_study(config: "FocusVLAStudyConfig", collected: dict[str, Any]) -
         f"nothing was chosen on test episodes. Official: states 30 and on, {config.episodes} a task; drawn: other",
         f"seeds than training's, {config.fewer} a task.",
         "Intervals: Wilson, 95 %, over the episodes of all seeds together. The paper's VGGT rung needs tokens of a",
-        "network that cannot be had offline, and is not in the table.",
+        "network that cannot be had offline, and is not in the table. Aims are ours, set before the study.",
     ]
 
 
@@ -201,7 +201,7 @@ def convergence(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]], s
         )
     first, reached = (next((step for step, rate in c if rate.rate >= best), None) for c in (theirs, ours))
     said = f"- {suite}: VLA-Adapter-Pro's best on the curve, {best:.0%}, comes after {first:,} steps"
-    if reached is None:
+    if reached is None or first is None:
         return f"{said}; FocusVLA does not reach it, so the aim (two thirds of the steps) is missed."
     met = "met" if reached / first <= FASTER else "missed"
     return f"{said}, FocusVLA's after {reached:,} ({reached / first:.2f} of them); the aim, two thirds, is {met}."

@@ -135,6 +135,27 @@ def _numbers(its: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def where_it_fails(outcomes: Sequence[Outcome], method: str, tests: Sequence[str]) -> str | None:
+    """'turn on the stove (0 of 6), push the plate ... (1 of 6); the other 8 tasks 42 of 48'; None where all go well.
+
+    The tasks of which a method wins less than half, over all seeds and the test sets given.
+    """
+    by_task: dict[str, list[bool]] = {}
+    for test in tests:
+        for record in records(outcomes, method, test):
+            by_task.setdefault(record["instruction"], []).append(bool(record["success"]))
+    weak = {task: won for task, won in by_task.items() if sum(won) < len(won) / 2}
+    if not weak or len(weak) == len(by_task):
+        return None
+    rest = [won for task, its in by_task.items() if task not in weak for won in its]
+    said = ", ".join(
+        f"{task} ({sum(won)} of {len(won)})"
+        for task, won in sorted(weak.items(), key=lambda one: sum(one[1]))
+    )
+    others = len(by_task) - len(weak)
+    return f"{said}; the other {others} task{'s' if others > 1 else ''} {sum(rest)} of {len(rest)}"
+
+
 def compare(outcomes: Sequence[Outcome], one: str, other: str, tests: Sequence[str]) -> str | None:
     """'68% against 29% in the same 60 episodes; 25 were won by EF-VLA alone, 2 by LF-VLA alone (p = 0.0001).'
 

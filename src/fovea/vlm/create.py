@@ -60,7 +60,7 @@ def create_vision(config: VLMConfig) -> VisionEncoder:
 
 def _vision(config: VLMConfig, state: dict[str, torch.Tensor], random: bool) -> VisionEncoder:
     own = {key: value for key, value in state.items() if group_of(key) == VISION}
-    encoder = create_vision_encoder(config.encoder, **({"random_weights": True} if own or random else {}))
+    encoder = create_vision_encoder(config.encoder, random_weights=random or bool(own))
     if own:
         load_checkpoint(nn.ModuleDict({VISION: encoder}), own, str(config.checkpoint), required=(VISION,))
     return encoder
