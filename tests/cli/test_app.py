@@ -220,3 +220,11 @@ def test_suites_lists_tasks_for_people_and_machines(capsys):
     of_libero = dict.fromkeys(("libero_spatial", "libero_object", "libero_goal", "libero_10"), 10)
     assert (of_libero | {"libero_90": 90}).items() <= counts.items()
     assert min(counts.values()) > 0
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake():
+    code = "import sys; from fovea.cli import main; sys.exit(main(['--help']))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()  # as `| head` does
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 0

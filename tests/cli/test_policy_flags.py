@@ -59,6 +59,7 @@ def test_a_configuration_file_is_read_like_flags(tmp_path):
         ("--policy.type focus_vla --policy.fusion late", "there is no flag --policy.fusion"),
         ("--policy.type vla_adapter --policy.variant prof", "variant"),
         ("--policy.type focus_vla --policy.gate wide", "gate"),
+        ("--policy.optimizer_lr 1e-4", "goes by --learning_rate"),
     ],
 )
 def test_what_a_type_does_not_have_is_refused(line, hint, capsys):

@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 a check failed (`fovea doctor`), 2 a mistake in the call o
 
 import difflib
 import importlib
+import os
+import select
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,7 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(args)
+        code = _dispatch(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return 0
     except FoveaError as error:
         print(f"fovea: {error}", file=sys.stderr)
         return 2
@@ -38,6 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = shlex.join(["fovea", *args])
         print(f"\nfovea: stopped. What was finished is kept; `{again}` goes on from there.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output leads nowhere (`| head` has seen enough); what is left of it is then dropped."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLERR)
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

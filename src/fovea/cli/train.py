@@ -42,11 +42,22 @@ class Config(TrainConfig, PolicyFlags):
             )
 
 
+INSTEAD = {  # LeRobot's presets of a policy's optimiser -> what this verb goes by
+    "optimizer_lr": "--learning_rate",
+    "optimizer_weight_decay": "--weight_decay",
+    "optimizer_grad_clip": "--clip_norm",
+    "warmup_steps": "--warmup_steps",
+    "decay_steps": "--steps",
+}
+
+
 def run(config: Config) -> None:
     """Cache, train, say where the checkpoint is."""
     from fovea.pipelines.learn import train_policy
     from fovea.training.ranks import is_main_process
 
+    for name in sorted(INSTEAD.keys() & config.NAMED):
+        raise FoveaError(f"--policy.{name} is for lerobot-train; `fovea train` goes by {INSTEAD[name]}")
     training = TrainConfig(**{f.name: getattr(config, f.name) for f in fields(TrainConfig)})
     result = train_policy(
         config.dataset,
