@@ -87,8 +87,8 @@ def test_processors_scale_what_they_should(make_policy):
     assert torch.allclose(state[:, kept], ((raw - mean) / std)[:, kept], atol=1e-5)
     action = torch.tensor([[0.5, 0.0, -0.3, 0.01, 0.02, 0.2, -1.0]])
     scaled = pre({**batch, "action": action})["action"]
-    # by the larger of |q01|, |q99|, at least 0.05; zero stays zero; the gripper is left alone
-    assert torch.allclose(scaled, torch.tensor([[1.0, 0.0, -1.0, 0.2, 0.4, 1.0, -1.0]]), atol=1e-5)
+    # by the larger of |q01|, |q99|, at least 0.05 of the largest motion; zero stays zero; the gripper stays
+    assert torch.allclose(scaled, torch.tensor([[1.0, 0.0, -1.0, 0.4, 0.8, 1.0, -1.0]]), atol=1e-5)
     assert torch.allclose(post(scaled), action, atol=1e-6)
 
 

@@ -21,9 +21,10 @@ from lerobot.processor import (
 
 from fovea.errors import FoveaError
 
-SMALLEST_SCALE = 0.05  # of LIBERO's [-1, 1]: a dimension that hardly moves is not blown up
+SMALLEST_SCALE = 0.05  # of the largest motion (1 in LIBERO): a dimension that hardly moves is not blown up
 SMALLEST_DEVIATION = 1e-3
-ROTATION = slice(3, 6)
+ROTATION, BUT_GRIPPER, ALL = slice(3, 6), slice(None, -1), slice(None)
+EDGES = (("q01", "min"), ("q99", "max"))  # a quantile, and what stands for it where a data set has none
 FULL_TURN = 6.3  # radians; an axis-angle goes to pi, recordings that do not wrap a little beyond
 MIRRORED = 0.02  # metres that the mean places of two fingers may differ by
 Stats = dict[str, dict[str, Any]]
@@ -36,36 +37,49 @@ def rotation_untouched(column: dict[str, Any]) -> dict[str, Any]:
     return column | {"mean": mean, "std": np.maximum(std, SMALLEST_DEVIATION)}
 
 
-def symmetric(column: dict[str, Any]) -> dict[str, Any]:
+def symmetric(column: dict[str, Any], *, motion: slice = ALL) -> dict[str, Any]:
     """Scaled by the larger of |q01| and |q99|: zero stays zero, and small rotations are not lost."""
-    low, high = (_quantile(column, name, edge) for name, edge in (("q01", "min"), ("q99", "max")))
-    scale = np.maximum(np.maximum(np.abs(low), np.abs(high)), SMALLEST_SCALE)
+    low, high = (_quantile(column, name, edge) for name, edge in EDGES)
+    scale = np.maximum(np.maximum(np.abs(low), np.abs(high)), SMALLEST_SCALE * _largest(column, motion))
     return column | {"q01": -scale, "q99": scale}
 
 
 def symmetric_but_gripper(column: dict[str, Any]) -> dict[str, Any]:
     """The same, and the last dimension, -1 or +1, stays as it is."""
-    column = symmetric(column)
-    for name, edge in (("q01", -1.0), ("q99", 1.0)):
-        column[name][-1] = edge
-    return column
+    return _gripper_untouched(symmetric(column, motion=BUT_GRIPPER))
 
 
 def quantiles(column: dict[str, Any]) -> dict[str, Any]:
-    """q01 and q99 become -1 and 1 (OpenVLA, VLA-Adapter); a dimension that hardly moves is not blown up."""
-    low, high = (_quantile(column, name, edge) for name, edge in (("q01", "min"), ("q99", "max")))
-    widened = np.maximum(SMALLEST_SCALE - (high - low) / 2, 0.0)
+    """q01 and q99 become -1 and 1 (OpenVLA, VLA-Adapter); what hardly moves (metres, radians) is not blown up."""
+    return _quantiles(column, SMALLEST_SCALE)
+
+
+def action_quantiles(column: dict[str, Any]) -> dict[str, Any]:
+    """The same, in whatever unit the actions are."""
+    return _quantiles(column, SMALLEST_SCALE * _largest(column, ALL))
+
+
+def _quantiles(column: dict[str, Any], least: float) -> dict[str, Any]:
+    low, high = (_quantile(column, name, edge) for name, edge in EDGES)
+    widened = np.maximum(least - (high - low) / 2, 0.0)
     return column | {"q01": low - widened, "q99": high + widened}
+
+
+def _largest(column: dict[str, Any], motion: slice) -> float:
+    """The largest absolute value of a column, of its extremes where it has them: widening does not change these."""
+    names = [edge if edge in column else name for name, edge in EDGES]
+    largest = max(float(np.abs(np.asarray(column[name])[motion]).max(initial=0.0)) for name in names)
+    return largest or 1.0
 
 
 def exact_quantiles(column: dict[str, Any]) -> dict[str, Any]:
     """q01 and q99 become -1 and 1 whatever their distance, as public weights expect."""
-    return column | {name: _quantile(column, name, edge) for name, edge in (("q01", "min"), ("q99", "max"))}
+    return column | {name: _quantile(column, name, edge) for name, edge in EDGES}
 
 
 def quantiles_but_gripper(column: dict[str, Any]) -> dict[str, Any]:
-    """As `quantiles`, and the last dimension, -1 or +1, stays as it is."""
-    return _gripper_untouched(quantiles(column))
+    """As `action_quantiles`, and the last dimension, -1 or +1, stays as it is."""
+    return _gripper_untouched(_quantiles(column, SMALLEST_SCALE * _largest(column, BUT_GRIPPER)))
 
 
 def exact_quantiles_but_gripper(column: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +95,8 @@ def _gripper_untouched(column: dict[str, Any]) -> dict[str, Any]:
 RULES = {
     rule.__name__: rule
     for rule in (
-        *(rotation_untouched, symmetric, symmetric_but_gripper, quantiles, quantiles_but_gripper),
+        *(rotation_untouched, symmetric, symmetric_but_gripper),
+        *(quantiles, action_quantiles, quantiles_but_gripper),
         *(exact_quantiles, exact_quantiles_but_gripper),
     )
 }

@@ -17,7 +17,7 @@ def make_processors(
     public weights (`gripper=one_is_open`), which were trained so.
     """
     exact = "exact_" if config.gripper == "one_is_open" else ""
-    action = "quantiles" if config.gripper == "as_is" else "quantiles_but_gripper"
+    action = "action_quantiles" if config.gripper == "as_is" else "quantiles_but_gripper"
     return make_adjusted_processors(
         config, dataset_stats, {STATE: f"{exact}quantiles", ACTION: exact + action}
     )

@@ -1,0 +1,56 @@
+"""How data are scaled: in whatever unit actions are, and twice as once."""
+
+import numpy as np
+import pytest
+
+from fovea.errors import FoveaError
+from fovea.policies.statistics import adjusted, check_gripper, check_pose_state
+
+
+def column(scale, **changes):
+    """Two motions, one of which hardly moves, and a gripper."""
+    edge = np.array([scale, 0.01 * scale, 1.0])
+    return {"min": -edge, "max": edge, "q01": -0.9 * edge, "q99": 0.9 * edge} | changes
+
+
+@pytest.mark.parametrize(
+    "rule", ["symmetric", "symmetric_but_gripper", "action_quantiles", "quantiles_but_gripper"]
+)
+def test_what_hardly_moves_is_measured_by_what_moves_most(rule):
+    small, one = (adjusted({"action": column(scale)}, {"action": rule})["action"] for scale in (0.005, 1.0))
+    if rule.endswith("gripper"):  # metres: the gripper's 1 is no motion
+        assert np.allclose(small["q99"][:2], [0.0045, 0.05 * 0.005])
+        assert np.allclose(small["q99"][2], 1.0)
+    assert np.allclose(one["q99"][:2], [0.9, 0.05])
+    again = adjusted({"action": small}, {"action": rule})["action"]
+    assert np.allclose(again["q01"], small["q01"])
+    assert np.allclose(again["q99"], small["q99"])
+
+
+def test_actions_that_never_move_do_not_divide_by_nothing():
+    still = {name: np.zeros(3) for name in ("min", "max", "q01", "q99")}
+    assert (adjusted({"action": still}, {"action": "symmetric"})["action"]["q99"] > 0).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.4, 0.6), (-1.0, 0.0), (0.0, 85.0)])
+def test_a_gripper_of_another_kind_is_refused(low, high):
+    with pytest.raises(FoveaError, match="set --gripper=x for another kind"):
+        check_gripper({"action": {"min": [0.0, low], "max": [0.0, high]}}, "--gripper=x")
+
+
+def test_grippers_that_open_and_close_pass():
+    for low, high in ((-1.0, 1.0), (-1.0, -1.0), (1.0, 1.0)):
+        check_gripper({"action": {"min": [0.0, low], "max": [0.0, high]}}, "--gripper=x")
+    check_gripper(None, "--gripper=x")
+
+
+def test_joint_angles_are_no_position_and_axis_angle():
+    mean = np.array([0.4, 0.0, 0.9, 3.0, 0.1, 0.1, 0.03, -0.03])
+    check_pose_state({"observation.state": {"mean": mean, "min": mean - 0.2, "max": mean + 0.2}})
+    check_pose_state({"observation.state": {"mean": mean}})
+    joints = np.array([0.1, -0.4, 0.0, -2.0, 0.0, 1.6, 0.8, 0.04])
+    with pytest.raises(FoveaError, match="state_layout=as_is"):
+        check_pose_state({"observation.state": {"mean": joints, "min": joints - 1, "max": joints + 1}})
+    degrees = mean * 57
+    with pytest.raises(FoveaError, match="rotations of up to"):
+        check_pose_state({"observation.state": {"mean": mean, "min": mean, "max": degrees}})
