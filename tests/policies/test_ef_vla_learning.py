@@ -8,6 +8,7 @@ from toy_batches import frames, pick, windows
 from fovea.errors import FoveaError
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 from fovea.policies.ef_vla.model_ef_vla import EFVLAModel
+from fovea.tokens import Tokens
 
 VARIANTS = [
     {},
@@ -269,3 +270,19 @@ def test_a_configuration_that_makes_no_sense_is_refused(changes, words):
         EFVLAConfig.tiny(**changes)
     with pytest.raises(FoveaError, match="tiny, b32"):
         EFVLAConfig.preset("huge")
+
+
+def test_three_cameras_are_told_a_width_that_they_divide():
+    picture = PolicyFeature(type=FeatureType.VISUAL, shape=(3, 32, 32))
+    inputs = {f"observation.images.{name}": picture for name in ("left", "right", "wrist")}
+    state = {"observation.state": PolicyFeature(type=FeatureType.STATE, shape=(8,))}
+
+    def model(**changes):
+        sizes = {"encoder_width": 16, "encoder_grid": (2, 2), "temperature": 0.1, "device": "cpu"}
+        return EFVLAModel(EFVLAConfig.preset("tiny", input_features=inputs | state, **sizes, **changes))
+
+    with pytest.raises(FoveaError, match=r"3 cameras x 4 readouts x 8 pooling_heads.*vision_width=480"):
+        model()
+    words = Tokens(torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.bool))
+    tokens = model(vision_width=480).tokens(torch.randn(2, 3, 3, 4, 16), words, torch.randn(2, 3, 10))
+    assert tokens.shape == (2, 3, 256)
