@@ -10,7 +10,15 @@ import torch
 from fovea.cli import main
 from fovea.encoders.tiny import TinyConfig, TinyEncoder
 from fovea.errors import FoveaError
-from fovea.lens.attention import Gaze, LayerMaps, in_place, mean_interval, shares, summarise
+from fovea.lens.attention import (
+    Gaze,
+    LayerMaps,
+    in_place,
+    in_whole_picture,
+    mean_interval,
+    shares,
+    summarise,
+)
 from fovea.lens.word_maps import PolicyMaps
 from fovea.nn import CrossAttention
 from fovea.nn.attention import merge_heads, split_heads
@@ -284,3 +292,12 @@ def test_a_checkpoint_is_needed_and_is_not_compared_with_itself(capsys):
     assert "other checkpoints" in capsys.readouterr().err
     assert main(["attend", "nowhere", "--task", "0"]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_what_a_cropping_policy_sees_lies_in_the_middle_of_the_picture():
+    weights = np.random.default_rng(0).random((3, 2, 4, 6)).astype(np.float32)
+    assert in_whole_picture(weights, 1.0) is weights
+    placed = in_whole_picture(weights, 0.81)
+    assert np.allclose(placed.sum((2, 3)), weights.sum((2, 3)), atol=1e-5)  # nothing is lost
+    half = in_whole_picture(np.ones((4, 4)), 0.25)  # the middle half of each side
+    assert np.allclose(half, np.pad(np.full((2, 2), 4.0), 1))

@@ -95,6 +95,14 @@ def test_a_cell_is_done_only_under_the_settings_that_it_ran_with(config):
     first.folder.mkdir(parents=True)
     (first.folder / "cell.json").write_text(json.dumps({"settings": first.settings(), "method": "EF-VLA"}))
     assert first.done()
+    older = first.settings()
+    older["policy"].pop("proprio_noise")  # a field that came later, with its default
+    (first.folder / "cell.json").write_text(json.dumps({"settings": older, "method": "EF-VLA"}))
+    assert first.done()
+    older["policy"].pop("value_join")  # here it is not the default
+    (first.folder / "cell.json").write_text(json.dumps({"settings": older, "method": "EF-VLA"}))
+    assert not first.done()
+    (first.folder / "cell.json").write_text(json.dumps({"settings": first.settings(), "method": "EF-VLA"}))
     assert [o["method"] for o in outcomes(config.cells())] == ["EF-VLA"]
     longer = EFVLAStudyConfig(out=config.out, results=config.results, episodes=1, steps=7000).cells()[0]
     assert longer.folder == first.folder

@@ -14,6 +14,7 @@ from fovea.policies.focus_vla.configuration_focus_vla import FocusVLAConfig
 from fovea.policies.focus_vla.modeling_focus_vla import FocusVLAPolicy
 from fovea.policies.vla_adapter.configuration_vla_adapter import VLAAdapterConfig
 from fovea.policies.vla_adapter.modeling_vla_adapter import VLAAdapterPolicy
+from fovea.policies.vlm_policy.inputs import middle
 from fovea.policies.vlm_policy.network import ChunkNetwork, VLMFacts
 from fovea.policies.vlm_policy.policy import VLMPolicy
 from fovea.vlm.config import VLMConfig
@@ -286,3 +287,26 @@ def test_a_prismatic_vlm_with_lora_learns_from_pictures_and_refuses_cached_featu
         policy.predict(batch | cached)
     frozen = FocusVLAConfig.tiny(vlm=VLMConfig.preset("toy_full", trainable="queries"))
     assert not frozen.uses_pixels
+
+
+def test_the_middle_of_a_picture_is_cut_corner_to_corner():
+    ramp = torch.arange(0, 205, 4, dtype=torch.uint8).expand(1, 3, 4, 52)  # 0 to 204
+    assert torch.equal(middle(ramp, 1.0), ramp)
+    seen = middle(ramp, 0.25)[0, 0, 0].float()  # half of each side: a quarter to three quarters
+    assert abs(seen[0] - 51) <= 1
+    assert abs(seen[-1] - 153) <= 1
+    assert (seen.diff() >= 0).all()
+
+
+def test_a_policy_that_crops_does_so_when_it_acts_and_not_when_it_learns(make):
+    plain, cropping = make().eval(), make(center_crop=0.5)
+    batch = frames(2) | {"observation.state": torch.zeros(2, 8)}
+    cut = batch | {
+        key: middle(value, 0.5) for key, value in batch.items() if key.startswith("observation.images")
+    }
+    expected = plain.predict(cut)
+    assert not torch.allclose(plain.predict(batch), expected, atol=1e-3)
+    assert torch.allclose(cropping.eval().predict(batch), expected, atol=1e-6)
+    assert torch.allclose(cropping.train().predict(batch), plain.train().predict(batch), atol=1e-6)
+    with pytest.raises(FoveaError, match="center_crop"):
+        make(center_crop=1.5)

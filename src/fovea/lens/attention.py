@@ -86,7 +86,8 @@ class Gaze:
             weights = in_place(found.weights[:, 0].flatten(1, 2), early)
             weights = weights.unflatten(-1, (len(found.cameras), -1))
         cameras = tuple(self._names[key] for key in found.cameras)
-        return LayerMaps(*_mean(weights, found.grid), cameras)
+        means, kept = _mean(weights, found.grid)
+        return LayerMaps(in_whole_picture(means, getattr(policy.config, "center_crop", 1.0)), kept, cameras)
 
 
 def in_place(weights: Tensor, early: bool) -> Tensor:
@@ -96,6 +97,23 @@ def in_place(weights: Tensor, early: bool) -> Tensor:
     patch, and the last patch is not there. Its weight is left out then.
     """
     return F.pad(weights[..., 1:], (0, 1)) if early else weights
+
+
+def in_whole_picture(weights: NDArray[np.float32], area: float) -> NDArray[np.float32]:
+    """Weights (..., gh, gw) on the middle of a picture, a share of its area, on the same grid over all of it."""
+    if area == 1:
+        return weights
+    side = np.sqrt(area)
+
+    def shares_of(cells: int) -> NDArray[np.float64]:
+        """(cells of the middle, cells of the whole): how much of the first lies in the second."""
+        middle, whole = np.linspace((1 - side) / 2, (1 + side) / 2, cells + 1), np.linspace(0, 1, cells + 1)
+        low = np.maximum(middle[:-1, None], whole[None, :-1])
+        high = np.minimum(middle[1:, None], whole[None, 1:])
+        return np.clip(high - low, 0, None) * cells / side
+
+    rows, columns = (shares_of(cells) for cells in weights.shape[-2:])
+    return (rows.T @ weights @ columns).astype(weights.dtype)
 
 
 def _mean(weights: Tensor, grid: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -91,19 +91,32 @@ class Cell:
     def done(self) -> bool:
         """Whether all of it ran, with the settings it has now."""
         path = self.folder / "cell.json"
-        return path.is_file() and read_json(path, "study cell")["settings"] == self.settings()
+        if not path.is_file():
+            return False
+        played = read_json(path, "study cell")["settings"]
+        usual = _plain(type(self.method.policy)())
+        newer = {name: value for name, value in usual.items() if name not in played["policy"]}
+        return played | {"policy": played["policy"] | newer} == self.settings()
 
     def settings(self) -> dict[str, Any]:
-        """What decides the outcome, as JSON."""
-        import draccus
+        """What decides the outcome, as JSON.
 
+        Non-obvious: a field of the policy that came after a cell was played has its default there.
+        """
         settings = {
-            "policy": draccus.encode(self.method.policy),
+            "policy": _plain(self.method.policy),
             "training": self.method.training.recipe() | {"seed": self.seed},
             "data": [folder.name for folder in self.method.data],
             "tests": {test.name: [test.step, [vars(start) for start in test.starts]] for test in self.tests},
         }
         return json.loads(json.dumps(settings, default=str))
+
+
+def _plain(policy: Any) -> dict[str, Any]:
+    """A configuration as JSON."""
+    import draccus
+
+    return json.loads(json.dumps(draccus.encode(policy), default=str))
 
 
 def cells(

@@ -18,6 +18,7 @@ from fovea.policies.vla_adapter.processor_vla_adapter import make_vla_adapter_pr
 from fovea.policies.vla_adapter.public_files import HEAD, PROPRIO, read_public, read_statistics
 from fovea.vlm.config import VLMConfig
 
+RANDOM_CROP = 0.9  # of the area, in the release's training
 _ENDS = {"layer_norm1": "stem.norm", "fc1": "stem.linear", "layer_norm2": "head.norm", "fc2": "head.linear"}
 _PROPRIO = {"fc1": "proprio.0", "fc2": "proprio.2"}
 _BLOCK = {
@@ -112,6 +113,7 @@ def vla_adapter_config(
         variant="pro" if f"{HEAD}mlp_resnet_blocks.0.k_task.weight" in state else "base",
         compat=True,
         gripper="one_is_open",
+        center_crop=RANDOM_CROP,
         vlm=vlm or _outside(len(blocks), states),
         states_from="batch" if vlm is None else "vlm",
         dim_model=width,

@@ -76,6 +76,9 @@ class VLMPolicyConfig(PreTrainedConfig):
         chunk_queries: where a chunk begins: `learned`, or `zeros` (VLA-Adapter's; the actions of a chunk are then told
             apart by rotary positions only).
 
+        center_crop: share of a picture's area that the policy sees when it acts, from the middle. Public weights of
+            VLA-Adapter were trained on random crops of 0.9 and act on the middle one. In training, pictures come as
+            augmentation left them; cached features are never cropped.
         gripper: what the last action means: `signed`: -1 opens, +1 closes, played as one of the two (LIBERO and its
             data sets); `one_is_open`: the network speaks of 0 (closed) to 1 (open), as VLA-Adapter's public weights
             do, while data sets and actions stay signed; `as_is`: a number like the others.
@@ -106,6 +109,7 @@ class VLMPolicyConfig(PreTrainedConfig):
     extra_width: int = 2048
     pool_vision: bool = False
     chunk_queries: ChunkQueries = "learned"
+    center_crop: float = 1.0
 
     gripper: Gripper = "signed"
     optimizer_lr: float = 2e-4
@@ -131,6 +135,8 @@ class VLMPolicyConfig(PreTrainedConfig):
         for name in ("chunk_size", "n_action_steps", "n_heads", "extra_width"):
             if getattr(self, name) < 1:
                 raise FoveaError(f"expected {name} > 0, got {getattr(self, name)}")
+        if not 0 < self.center_crop <= 1:
+            raise FoveaError(f"expected center_crop in (0, 1], got {self.center_crop}")
         for name in ("dim_model", "top_k"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise FoveaError(f"expected {name} > 0 or None, got {getattr(self, name)}")

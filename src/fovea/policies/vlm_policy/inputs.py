@@ -4,6 +4,7 @@ Shape letters: L layers, B batch, C cameras, N patches of a camera, M = C * N, Q
 R width of the raw vision features, P proprioception.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,9 +43,16 @@ class VLMInputs:
         return rows(batch, chosen, self.count(batch))
 
     def features(
-        self, batch: dict[str, Any], encode: Callable[[Tensor], Tensor], device: torch.device
+        self,
+        batch: dict[str, Any],
+        encode: Callable[[Tensor], Tensor],
+        device: torch.device,
+        crop: float = 1.0,
     ) -> Tensor:
         """Cached or freshly encoded raw features (B, M, R), camera after camera.
+
+        Args:
+            crop: share of the pictures' area that is seen, from the middle.
 
         Raises:
             FoveaError: neither pictures nor features of every camera.
@@ -64,7 +72,7 @@ class VLMInputs:
                 f"expected all of {keys} or all of {cached} in the batch, got {sorted(batch)}; "
                 "rename the cameras or set input_features"
             )
-        pictures = [to_uint8(self._frame(batch[key], 4, key)).to(device) for key in keys]
+        pictures = [middle(to_uint8(self._frame(batch[key], 4, key)).to(device), crop) for key in keys]
         if len({picture.shape for picture in pictures}) == 1:
             return encode(torch.stack(pictures, dim=1))
         largest = max((picture.shape[-2:] for picture in pictures), key=lambda size: size[0] * size[1])
@@ -125,6 +133,20 @@ class VLMInputs:
                 "these policies see the present frame only"
             )
         return values
+
+
+def middle(pictures: Tensor, area: float) -> Tensor:
+    """The middle of uint8 pictures (B, 3, h, w), a share of their area, at their size: bilinear, as OpenVLA's code."""
+    if area == 1:
+        return pictures
+    side = math.sqrt(area)
+    height, width = pictures.shape[-2:]
+    # Corners on corners, as TensorFlow's crop_and_resize: the grid's ends are the outer pixels' centres.
+    ends = (torch.linspace(-side, side, size, device=pictures.device) for size in (height, width))
+    rows, columns = torch.meshgrid(*ends, indexing="ij")
+    grid = torch.stack([columns, rows], dim=-1).expand(len(pictures), -1, -1, -1)
+    seen = torch.nn.functional.grid_sample(pictures.float(), grid, mode="bilinear", align_corners=True)
+    return seen.round().clamp(0, 255).to(torch.uint8)
 
 
 def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:

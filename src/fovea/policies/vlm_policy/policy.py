@@ -98,7 +98,8 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         device = self.model.head.linear.weight.device
         if self.vlm is None:
             return self.inputs.given_states(batch, device)
-        features = self.inputs.features(batch, self.vlm.encode_images, device)
+        crop = 1.0 if self.training else self.config.center_crop
+        features = self.inputs.features(batch, self.vlm.encode_images, device, crop)
         return self.vlm(features, self.inputs.sentences(batch), self.inputs.mask(batch, device))
 
     def predict(self, batch: dict[str, Any], maps: list[Tensor] | None = None) -> Tensor:
