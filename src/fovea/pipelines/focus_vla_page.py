@@ -177,11 +177,14 @@ def _curve_table(config: "FocusVLAStudyConfig", curve: dict[str, list[tuple[int,
 def findings(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]]) -> list[str]:
     """The aims and the paper's claims that the cells can speak to, a sentence each."""
     suites = list(config.suites)
+    drawn = [f"{suite}, drawn" for suite in suites]
+    groups = {"official": suites, "drawn": drawn} if len(suites) > 1 else {}
+    groups |= {test: [test] for test in [*suites, *drawn]}
     said = [
-        f"- {one} against {other}, {test}: {compared}"
+        f"- {one} against {other}, {name}: {compared}"
         for one, other in CLAIMS
-        for test in [*suites, *(f"{suite}, drawn" for suite in suites)]
-        if (compared := compare(done, one, other, [test]))
+        for name, tests in groups.items()
+        if (compared := compare(done, one, other, tests))
     ]
     return said + [verdict for suite in suites if (verdict := convergence(config, done, suite))]
 
