@@ -6,6 +6,7 @@ import pytest
 
 from fovea.cli import flags, main
 from fovea.cli.train import Config
+from fovea.errors import FoveaError
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 from fovea.policies.focus_vla.configuration_focus_vla import FocusVLAConfig
 from fovea.policies.vla_adapter.configuration_vla_adapter import VLAAdapterConfig
@@ -44,6 +45,17 @@ def test_what_follows_from_a_field_follows_from_the_one_that_was_chosen():
     assert train("--policy.type=vla_adapter --policy.vlm.kind=prismatic").vlm.layers == 24  # the kind's
 
 
+def test_values_that_were_given_stay_however_they_were_spelt(tmp_path):
+    assert train("--policy.encoder ViT-L-14/openai --policy.dim-model 256").dim_model == 256
+    file = tmp_path / "run.yaml"
+    file.write_text("policy:\n  encoder: ViT-L-14/openai\n  dim_model: 256\n")
+    assert train(f"--config_path {file}").dim_model == 256
+    file.write_text("policy:\n  vlm:\n    kind: prismatic\n    layers: 4\n")
+    assert train(f"--policy.type focus_vla --config_path={file}").vlm.layers == 4
+    with pytest.raises(FoveaError, match=r"run\.yaml"):
+        train(f"--config_path {tmp_path / 'no' / 'run.yaml'}")
+
+
 def test_a_configuration_file_is_read_like_flags(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("steps: 7\npolicy:\n  top_k: 32\n  vlm:\n    layers: 2\n")
@@ -60,6 +72,7 @@ def test_a_configuration_file_is_read_like_flags(tmp_path):
         ("--policy.type vla_adapter --policy.variant prof", "variant"),
         ("--policy.type focus_vla --policy.gate wide", "gate"),
         ("--policy.optimizer_lr 1e-4", "goes by --learning_rate"),
+        ("--policy.optimizer-lr 1e-4", "goes by --learning_rate"),
     ],
 )
 def test_what_a_type_does_not_have_is_refused(line, hint, capsys):

@@ -42,3 +42,18 @@ def test_a_preset_for_another_robot_is_refused_before_anything_is_cached(dataset
         train_policy(dataset_root, config, TrainConfig(steps=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_gripper_of_another_kind_is_refused_before_anything_is_cached(dataset_copy, tmp_path):
+    path = dataset_copy / "meta/stats.json"
+    stats = json.loads(path.read_text())
+    stats["action"]["min"][-1], stats["action"]["max"][-1] = 0.0, 1.0
+    path.write_text(json.dumps(stats))
+    (dataset_copy / "meta/fovea.json").unlink()
+    for config, setting in (
+        (EFVLAConfig.preset("tiny", device="cpu"), "gripper_loss=l1"),
+        (FocusVLAConfig.preset("tiny", device="cpu"), "gripper=as_is"),
+    ):
+        with pytest.raises(FoveaError, match=f"got 0 to 1 in the data set; set --policy.{setting}"):
+            train_policy(dataset_copy, config, TrainConfig(steps=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,7 @@
 """EF-VLA through LeRobot's front doors: discovery, factories, processors, checkpoints."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -90,6 +91,16 @@ def test_processors_scale_what_they_should(make_policy):
     # by the larger of |q01|, |q99|, at least 0.05 of the largest motion; zero stays zero; the gripper stays
     assert torch.allclose(scaled, torch.tensor([[1.0, 0.0, -1.0, 0.4, 0.8, 1.0, -1.0]]), atol=1e-5)
     assert torch.allclose(post(scaled), action, atol=1e-6)
+
+
+def test_a_tau_beyond_its_cap_is_refused_before_training_and_not_when_it_is_loaded(make_policy):
+    with pytest.raises(FoveaError, match=r"temperature >= 1 / max_scale = 0.1"):
+        make_policy(max_scale=10.0, temperature=None)  # the encoder's own, filled in late
+    with pytest.raises(FoveaError, match="temperature >= 1 / max_scale"):
+        make_policy(temperature=0.005)
+    assert make_policy(max_scale=10.0, temperature=None, fusion="late").config.max_scale == 10.0
+    trained = make_policy().config
+    assert replace(trained, temperature=0.005).temperature == 0.005  # an older checkpoint's
 
 
 def test_a_deleted_added_or_misshapen_weight_is_refused_by_name(make_policy, toy_registry, tmp_path):

@@ -4,32 +4,35 @@ import numpy as np
 import pytest
 
 from fovea.errors import FoveaError
-from fovea.policies.statistics import adjusted, check_gripper, check_pose_state
+from fovea.policies.data_checks import check_gripper, check_pose_state
+from fovea.policies.statistics import adjusted
+
+RELATIVE = ["symmetric", "symmetric_but_gripper", "action_quantiles", "quantiles_but_gripper"]
 
 
-def column(scale, **changes):
+def column(scale, gripper=1.0, **changes):
     """Two motions, one of which hardly moves, and a gripper."""
-    edge = np.array([scale, 0.01 * scale, 1.0])
-    return {"min": -edge, "max": edge, "q01": -0.9 * edge, "q99": 0.9 * edge} | changes
+    edge = np.array([scale, 0.01 * scale, gripper])
+    return {"min": -2 * edge, "max": 2 * edge, "q01": -0.9 * edge, "q99": 0.9 * edge} | changes
 
 
+@pytest.mark.parametrize("rule", RELATIVE)
 @pytest.mark.parametrize(
-    "rule", ["symmetric", "symmetric_but_gripper", "action_quantiles", "quantiles_but_gripper"]
+    ("scale", "gripper", "least"),
+    [(0.005, 1.0, 0.05 * 0.0045), (0.02, 85.0, 0.05 * 0.018), (1.5, 850.0, 0.05), (1.0, 1.0, 0.05 * 0.9)],
 )
-def test_what_hardly_moves_is_measured_by_what_moves_most(rule):
-    small, one = (adjusted({"action": column(scale)}, {"action": rule})["action"] for scale in (0.005, 1.0))
-    if rule.endswith("gripper"):  # metres: the gripper's 1 is no motion
-        assert np.allclose(small["q99"][:2], [0.0045, 0.05 * 0.005])
-        assert np.allclose(small["q99"][2], 1.0)
-    assert np.allclose(one["q99"][:2], [0.9, 0.05])
-    again = adjusted({"action": small}, {"action": rule})["action"]
-    assert np.allclose(again["q01"], small["q01"])
-    assert np.allclose(again["q99"], small["q99"])
+def test_what_hardly_moves_is_measured_by_what_moves_most(rule, scale, gripper, least):
+    once = adjusted({"action": column(scale, gripper)}, {"action": rule})["action"]
+    assert np.allclose(once["q99"][:2], [0.9 * scale, least])  # neither the gripper nor extremes play a part
+    twice = adjusted({"action": once}, {"action": rule})["action"]
+    for name in ("q01", "q99"):
+        assert np.allclose(twice[name], once[name])
 
 
 def test_actions_that_never_move_do_not_divide_by_nothing():
     still = {name: np.zeros(3) for name in ("min", "max", "q01", "q99")}
-    assert (adjusted({"action": still}, {"action": "symmetric"})["action"]["q99"] > 0).all()
+    for rule in RELATIVE:
+        assert (adjusted({"action": still}, {"action": rule})["action"]["q99"] > 0).all()
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.4, 0.6), (-1.0, 0.0), (0.0, 85.0)])

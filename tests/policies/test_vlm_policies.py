@@ -310,3 +310,5 @@ def test_a_policy_that_crops_does_so_when_it_acts_and_not_when_it_learns(make):
     assert torch.allclose(cropping.train().predict(batch), plain.train().predict(batch), atol=1e-6)
     with pytest.raises(FoveaError, match="center_crop"):
         make(center_crop=1.5)
+    with pytest.raises(FoveaError, match="cached features, which are of whole"):
+        cropping(samples(cropping, 2))

@@ -94,7 +94,7 @@ def test_quantiles_become_minus_one_and_one_and_the_gripper_stays(kind):
     before, after = make_pre_post_processors(toy(kind).config, dataset_stats=stats())
     action = torch.tensor([[0.2, -0.4, 0.3, 0.01, 0.2, 1.0, -1.0], [-0.2, 0.0, 0.6, 0.0, 0.25, 0.0, 1.0]])
     batch = before(frames(2) | {"action": action, "observation.state": torch.full((2, 8), 3.0)})
-    expected = torch.tensor([[1.0, -1.0, 0.0, 0.1, 0.0, 1.0, -1.0], [0.0, 0.0, 1.0, 0.0, 0.5, 0.0, 1.0]])
+    expected = torch.tensor([[1.0, -1.0, 0.0, 0.2, 0.0, 1.0, -1.0], [0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]])
     assert torch.allclose(batch["action"], expected, atol=1e-5)  # what hardly moves is not blown up
     assert torch.allclose(batch["observation.state"], torch.ones(2, 8), atol=1e-6)
     assert torch.allclose(after(batch["action"]), action, atol=1e-6)

@@ -16,12 +16,14 @@ from fovea.cli.verbs import VERBS, Verb
 from fovea.errors import FoveaError
 
 INTERRUPTED = 130
+CUT_OFF = 141  # nobody reads what was still to be said, as the shell has it
 LIBERO_EXTRA = {"libero", "robosuite", "mujoco", "meshoptimizer", "bddl", "cv2"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
+    code = CUT_OFF
     try:
         code = _dispatch(args)
         sys.stdout.flush()
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if not _nobody_reads():
             raise
-        return 0
+        return code
     except FoveaError as error:
         print(f"fovea: {error}", file=sys.stderr)
         return 2

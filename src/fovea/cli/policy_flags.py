@@ -1,15 +1,17 @@
 """Flags of a policy: `--policy.type` and `--preset` decide which `--policy.` flags there are, and their defaults."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
 from fovea.errors import FoveaError
 
 PREFIX, PRESET = "--policy.", "--preset"
 TYPE = f"{PREFIX}type"
+_PREFIX = PREFIX.replace("-", "_")
 
 
 @dataclass(kw_only=True)
@@ -47,9 +49,16 @@ class PolicyFlags:
             raise FoveaError(f"preset: {error}") from error
         policy = _with_defaults(start)
         entry = ("policy", policy, field(default_factory=policy))
-        flags = (word.partition("=")[0] for word in rest)
-        named = frozenset(flag.removeprefix(PREFIX) for flag in flags if flag.startswith(PREFIX))
-        space = {"START": start, "NAMED": named, "__doc__": cls.__doc__, "__module__": cls.__module__}
+        flags = (word.partition("=")[0].replace("-", "_") for word in rest)
+        named = {flag.removeprefix(_PREFIX) for flag in flags if flag.startswith(_PREFIX)}
+        file, _ = _take(list(words), "--config_path")
+        named |= set(_named_in(file)) if file else set()
+        space = {
+            "START": start,
+            "NAMED": frozenset(named),
+            "__doc__": cls.__doc__,
+            "__module__": cls.__module__,
+        }
         made = make_dataclass(cls.__name__, [entry], bases=(cls,), kw_only=True, namespace=space)
         return made, rest
 
@@ -86,6 +95,22 @@ def _take(words: list[str], flag: str) -> tuple[str | None, list[str]]:
         else:
             rest.append(word)
     return value, rest
+
+
+def _named_in(file: str) -> Iterator[str]:
+    """Fields of the policy that a configuration file names; what is wrong with a file is said by who reads it."""
+    import yaml
+
+    def names(tree: Any, inside: str) -> Iterator[str]:
+        for key, value in tree.items() if isinstance(tree, dict) else ():
+            yield f"{inside}{key}"
+            yield from names(value, f"{inside}{key}.")
+
+    try:
+        tree = yaml.safe_load(Path(file).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return
+    yield from names(tree.get("policy") if isinstance(tree, dict) else None, "")
 
 
 def _with_defaults(start: Any) -> type:

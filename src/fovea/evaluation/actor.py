@@ -213,7 +213,7 @@ def _load_policy(folder: Path, changes: dict[str, Any]) -> tuple[Any, Any, Any]:
     if changes:
         try:
             config.__post_init__()  # what was changed must make sense with the rest
-        except ValueError as error:
+        except (ValueError, NotImplementedError) as error:
             told = ", ".join(f"{name}={value}" for name, value in changes.items())
             raise FoveaError(f"{config.type} cannot act with {told}: {error}") from error
     try:

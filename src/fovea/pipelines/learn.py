@@ -129,8 +129,10 @@ def fit_to_data(config: EFVLAConfig | VLMPolicyConfig, dataset: RecordedDataset)
     """Let a policy's configuration say how large the pictures of its data are, as whoever draws for it must know.
 
     Raises:
-        FoveaError: the data set has other cameras, or states or actions of another size than the policy.
+        FoveaError: the data set has other cameras, states or actions of another size than the policy, or is of
+            another robot by its statistics.
     """
+    config.check_data(dataset_stats([dataset]))
     inputs = config.input_features or {}
     if strange := sorted(set(config.camera_keys) - set(dataset.cameras)):
         raise FoveaError(

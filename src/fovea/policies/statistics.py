@@ -21,12 +21,12 @@ from lerobot.processor import (
 
 from fovea.errors import FoveaError
 
-SMALLEST_SCALE = 0.05  # of the largest motion (1 in LIBERO): a dimension that hardly moves is not blown up
+SMALLEST_SCALE = (
+    0.05  # of LIBERO's [-1, 1], less where motions are smaller: what hardly moves is not blown up
+)
 SMALLEST_DEVIATION = 1e-3
-ROTATION, BUT_GRIPPER, ALL = slice(3, 6), slice(None, -1), slice(None)
+ROTATION = slice(3, 6)
 EDGES = (("q01", "min"), ("q99", "max"))  # a quantile, and what stands for it where a data set has none
-FULL_TURN = 6.3  # radians; an axis-angle goes to pi, recordings that do not wrap a little beyond
-MIRRORED = 0.02  # metres that the mean places of two fingers may differ by
 Stats = dict[str, dict[str, Any]]
 
 
@@ -37,39 +37,43 @@ def rotation_untouched(column: dict[str, Any]) -> dict[str, Any]:
     return column | {"mean": mean, "std": np.maximum(std, SMALLEST_DEVIATION)}
 
 
-def symmetric(column: dict[str, Any], *, motion: slice = ALL) -> dict[str, Any]:
+def symmetric(column: dict[str, Any]) -> dict[str, Any]:
     """Scaled by the larger of |q01| and |q99|: zero stays zero, and small rotations are not lost."""
     low, high = (_quantile(column, name, edge) for name, edge in EDGES)
-    scale = np.maximum(np.maximum(np.abs(low), np.abs(high)), SMALLEST_SCALE * _largest(column, motion))
+    largest = np.maximum(np.abs(low), np.abs(high))
+    scale = np.maximum(largest, _least(largest))
     return column | {"q01": -scale, "q99": scale}
 
 
 def symmetric_but_gripper(column: dict[str, Any]) -> dict[str, Any]:
     """The same, and the last dimension, -1 or +1, stays as it is."""
-    return _gripper_untouched(symmetric(column, motion=BUT_GRIPPER))
+    return _gripper_untouched(symmetric(column))
 
 
 def quantiles(column: dict[str, Any]) -> dict[str, Any]:
     """q01 and q99 become -1 and 1 (OpenVLA, VLA-Adapter); what hardly moves (metres, radians) is not blown up."""
-    return _quantiles(column, SMALLEST_SCALE)
+    return _quantiles(column, relative=False)
 
 
 def action_quantiles(column: dict[str, Any]) -> dict[str, Any]:
     """The same, in whatever unit the actions are."""
-    return _quantiles(column, SMALLEST_SCALE * _largest(column, ALL))
+    return _quantiles(column, relative=True)
 
 
-def _quantiles(column: dict[str, Any], least: float) -> dict[str, Any]:
+def _quantiles(column: dict[str, Any], *, relative: bool) -> dict[str, Any]:
     low, high = (_quantile(column, name, edge) for name, edge in EDGES)
-    widened = np.maximum(least - (high - low) / 2, 0.0)
+    half = (high - low) / 2
+    widened = np.maximum((_least(half) if relative else SMALLEST_SCALE) - half, 0.0)
     return column | {"q01": low - widened, "q99": high + widened}
 
 
-def _largest(column: dict[str, Any], motion: slice) -> float:
-    """The largest absolute value of a column, of its extremes where it has them: widening does not change these."""
-    names = [edge if edge in column else name for name, edge in EDGES]
-    largest = max(float(np.abs(np.asarray(column[name])[motion]).max(initial=0.0)) for name in names)
-    return largest or 1.0
+def _least(scales: np.ndarray) -> float:
+    """What counts as hardly moving, by the largest scale of the dimensions but the last, which may be a gripper.
+
+    Never above that of LIBERO; and done twice it is the same, for it does not reach the largest scale.
+    """
+    largest = float(scales[:-1].max(initial=0.0))
+    return SMALLEST_SCALE * (min(1.0, largest) or 1.0)
 
 
 def exact_quantiles(column: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +83,7 @@ def exact_quantiles(column: dict[str, Any]) -> dict[str, Any]:
 
 def quantiles_but_gripper(column: dict[str, Any]) -> dict[str, Any]:
     """As `action_quantiles`, and the last dimension, -1 or +1, stays as it is."""
-    return _gripper_untouched(_quantiles(column, SMALLEST_SCALE * _largest(column, BUT_GRIPPER)))
+    return _gripper_untouched(action_quantiles(column))
 
 
 def exact_quantiles_but_gripper(column: dict[str, Any]) -> dict[str, Any]:
@@ -100,52 +104,6 @@ RULES = {
         *(exact_quantiles, exact_quantiles_but_gripper),
     )
 }
-
-
-def check_gripper(stats: Stats | None, setting: str) -> None:
-    """Refuse a last action that is no gripper which opens (-1) or closes (+1).
-
-    Args:
-        stats: LeRobot's statistics of a data set; without minimum and maximum nothing can be said.
-        setting: what to set for another kind of gripper, for the message.
-
-    Raises:
-        FoveaError: the least or the largest last action is neither -1 nor +1, as of a gripper from 0 to 1.
-    """
-    action = (stats or {}).get("action", {})
-    if not {"min", "max"} <= action.keys():
-        return
-    low, high = float(action["min"][-1]), float(action["max"][-1])
-    if any(abs(abs(edge) - 1) > 0.01 for edge in (low, high)):
-        raise FoveaError(
-            f"expected a last action of -1 (open) to +1 (close), got {low:g} to {high:g} in the data set; set "
-            f"{setting} for another kind of gripper, or for none"
-        )
-
-
-def check_pose_state(stats: Stats | None) -> None:
-    """Refuse a state that is no position, axis-angle and two mirrored fingers, where its statistics tell.
-
-    Args:
-        stats: LeRobot's statistics of a data set; without the state's mean, minimum and maximum nothing can be said.
-
-    Raises:
-        FoveaError: a rotation beyond a full turn, or two last numbers that do not mirror one another.
-    """
-    state = (stats or {}).get("observation.state", {})
-    if not {"mean", "min", "max"} <= state.keys():
-        return
-    mean, low, high = (np.asarray(state[name], dtype=np.float64) for name in ("mean", "min", "max"))
-    turn = float(np.abs(np.concatenate([low[ROTATION], high[ROTATION]])).max())
-    apart = abs(float(mean[6] + mean[7])) if len(mean) == 8 else 0.0
-    if turn > FULL_TURN or apart > MIRRORED:
-        seen = (
-            f"rotations of up to {turn:.2f} radians" if turn > FULL_TURN else f"means of {mean[6:].tolist()}"
-        )
-        raise FoveaError(
-            "expected states of position (metres), axis-angle (radians) and gripper (two fingers, if there are "
-            f"two, that mirror one another), got {seen}; set --policy.state_layout=as_is for another robot"
-        )
 
 
 def adjusted(stats: Stats, rules: dict[str, str]) -> Stats:

@@ -9,6 +9,7 @@ from lerobot.optim import AdamWConfig, CosineDecayWithWarmupSchedulerConfig
 
 from fovea.errors import FoveaError
 from fovea.policies.checked import check_finite
+from fovea.policies.data_checks import check_gripper, check_pose_state
 from fovea.policies.ef_vla.presets_ef_vla import (
     ACTION,
     LIBERO_CAMERAS,
@@ -214,11 +215,8 @@ class EFVLAConfig(PreTrainedConfig):
         for name in ("temperature", "max_scale", "image_size"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise FoveaError(f"expected {name} > 0, got {getattr(self, name)}")
-        if self.temperature and self.max_scale and self.temperature * self.max_scale < 1 - 1e-6:
-            raise FoveaError(
-                f"expected temperature >= 1 / max_scale = {1 / self.max_scale:g}, got {self.temperature}; raise "
-                "max_scale, or set it to None for no cap"
-            )
+        if self.encoder_identity is None:  # else it was checked before it was trained
+            self.check_temperature()
         if self.n_action_steps > self.chunk_size:
             raise FoveaError(
                 f"expected n_action_steps <= chunk_size = {self.chunk_size}, got {self.n_action_steps}; "
@@ -245,6 +243,16 @@ class EFVLAConfig(PreTrainedConfig):
         if self.pool_true_text and self.word_positions is None:
             raise FoveaError(
                 "expected word_positions with pool_true_text, got None, which masks all but words already"
+            )
+
+    def check_temperature(self) -> None:
+        """Refuse a tau that begins beyond its cap, where it could not be what was asked for."""
+        if self.fusion != "early" or self.temperature is None or self.max_scale is None:
+            return
+        if self.temperature * self.max_scale < 1 - 1e-6:
+            raise FoveaError(
+                f"expected temperature >= 1 / max_scale = {1 / self.max_scale:g}, got {self.temperature:g}; raise "
+                "max_scale, or set it to None for no cap"
             )
 
     def _check_choices(self) -> None:
@@ -354,6 +362,17 @@ class EFVLAConfig(PreTrainedConfig):
         """Width of the proprioception that the model sees."""
         feature = (self.input_features or {}).get(STATE)
         return 10 if feature is None or self.state_layout == "axis_angle" else feature.shape[0]
+
+    def check_data(self, stats: dict[str, Any] | None) -> None:
+        """Refuse a data set of another robot, as far as LeRobot's statistics of it tell.
+
+        Raises:
+            FoveaError: a gripper that is not -1 and +1, or a state that is no position and axis-angle.
+        """
+        if self.gripper_loss == "bce":
+            check_gripper(stats, "--policy.gripper_loss=l1")
+        if self.state_layout == "axis_angle" and self.robot_state_feature is not None:
+            check_pose_state(stats)
 
     def validate_features(self) -> None:
         """Refuse a dataset without camera, state (unless `use_proprio` is off) or action."""

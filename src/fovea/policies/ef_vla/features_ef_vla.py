@@ -130,9 +130,12 @@ class Features:
                 f"expected an encoder of width {config.encoder_width} and grid {config.encoder_grid}, got "
                 f"{encoder.name} with {sizes}; leave encoder_width and encoder_grid unset"
             )
+        new = config.encoder_identity is None
         config.encoder_identity, config.tap = identity, encoder.tap
         config.encoder_width, config.encoder_grid = sizes
         config.temperature = config.temperature or encoder.temperature
+        if new:
+            config.check_temperature()
         self._encoder = encoder.freeze()
         return encoder
 

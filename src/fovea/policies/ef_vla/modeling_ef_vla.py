@@ -22,7 +22,6 @@ from fovea.policies.checked import CheckedWeights
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, STATE, EFVLAConfig
 from fovea.policies.ef_vla.features_ef_vla import TOKENS, WORDS, Features, feature_key
 from fovea.policies.ef_vla.model_ef_vla import EFVLAModel
-from fovea.policies.statistics import check_gripper, check_pose_state
 from fovea.tokens import Tokens
 
 
@@ -99,10 +98,7 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         super().__init__(config)
         if config.input_features:
             config.validate_features()
-        if config.gripper_loss == "bce":
-            check_gripper(dataset_stats, "--policy.gripper_loss=l1")
-        if config.state_layout == "axis_angle" and config.robot_state_feature is not None:
-            check_pose_state(dataset_stats)
+        config.check_data(dataset_stats)
         self._features = Features(config, encoder, source)
         self.model = EFVLAModel(config)
         self.vision = self._features.trained

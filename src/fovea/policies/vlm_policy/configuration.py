@@ -11,6 +11,7 @@ from fovea.fusion.focus import SCOPES, Scope
 from fovea.fusion.rotary import ROTARIES, RotaryKind
 from fovea.nn.gates import GATES, GateKind
 from fovea.policies.checked import check_finite
+from fovea.policies.data_checks import check_gripper
 from fovea.policies.ef_vla.configuration_ef_vla import (
     ACTION,
     LIBERO_CAMERAS,
@@ -78,7 +79,7 @@ class VLMPolicyConfig(PreTrainedConfig):
 
         center_crop: share of a picture's area that the policy sees when it acts, from the middle. Public weights of
             VLA-Adapter were trained on random crops of 0.9 and act on the middle one. In training, pictures come as
-            augmentation left them; cached features are never cropped.
+            augmentation left them; cached features, of whole pictures, are refused.
         gripper: what the last action means: `signed`: -1 opens, +1 closes, played as one of the two (LIBERO and its
             data sets); `one_is_open`: the network speaks of 0 (closed) to 1 (open), as VLA-Adapter's public weights
             do, while data sets and actions stay signed; `as_is`: a number like the others.
@@ -254,6 +255,11 @@ class VLMPolicyConfig(PreTrainedConfig):
         """P, 8 (LIBERO) if no feature says otherwise."""
         feature = (self.input_features or {}).get(STATE)
         return 8 if feature is None else feature.shape[0]
+
+    def check_data(self, stats: dict[str, Any] | None) -> None:
+        """Refuse a data set whose last action is no gripper that opens or closes, unless `gripper` says so."""
+        if self.gripper != "as_is":
+            check_gripper(stats, "--policy.gripper=as_is")
 
     def validate_features(self) -> None:
         """Refuse a dataset without camera, state or action."""

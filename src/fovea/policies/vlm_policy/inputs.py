@@ -65,6 +65,11 @@ class VLMInputs:
                     "expected pictures, got cached features: the vision encoder of this policy's VLM is trained "
                     f"(vlm.trainable={self.config.vlm.trainable}), so they are not its features"
                 )
+            if self.config.center_crop < 1:
+                raise FoveaError(
+                    f"expected pictures with center_crop={self.config.center_crop}, got cached features, which are of "
+                    "whole pictures; set center_crop=1, or train the vision (vlm.trainable=lora)"
+                )
             cameras = [self._frame(batch[key], 3, key) for key in cached]
             return torch.cat([camera.to(device, torch.float32) for camera in cameras], dim=1)
         if not all(key in batch for key in keys):

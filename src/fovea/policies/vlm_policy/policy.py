@@ -18,7 +18,6 @@ from fovea.encoders import VisionEncoder
 from fovea.errors import FoveaError
 from fovea.policies.batches import forget
 from fovea.policies.checked import CheckedWeights
-from fovea.policies.statistics import check_gripper
 from fovea.policies.vlm_policy.configuration import ACTION, VLMPolicyConfig
 from fovea.policies.vlm_policy.inputs import VLMInputs
 from fovea.policies.vlm_policy.network import ChunkNetwork, VLMFacts
@@ -78,8 +77,7 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         super().__init__(config)
         if config.input_features:
             config.validate_features()
-        if config.gripper != "as_is":
-            check_gripper(dataset_stats, "--policy.gripper=as_is")
+        config.check_data(dataset_stats)
         config.vlm.cameras = len(config.camera_keys)
         if config.states_from == "batch":
             assert config.vlm.feature_width is not None  # the configuration saw to it
