@@ -104,7 +104,7 @@ def findings(done: Sequence[dict[str, Any]], suites: Sequence[str]) -> list[str]
             said.append(f"- EF-VLA on {suite}, official and drawn, wins less than half of: {weak}.")
     for other in ("LF-VLA", "w/o f_e", "w/o f'_l"):
         for name, tests in (
-            *((suite, [suite]) for suite in suites),
+            *((test, [test]) for suite in suites for test in (suite, f"{suite}, drawn")),
             ("training tasks, drawn", [f"{suite}, drawn" for suite in suites]),
             ("unseen tasks", [UNSEEN]),
         ):
