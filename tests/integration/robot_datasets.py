@@ -23,6 +23,7 @@ def libero_like(folder: Path, *, scale: float = 1.0) -> Path:
         header: dict[str, Any] = {"start": {"suite": "libero_object"}, "split": "train"}
         header["task"] = "pick up the milk and place it in the basket"
         state = rng.normal(size=(steps, 8))
+        state[:, 7] = -state[:, 6]  # two fingers
         write_episode(folder / "staging", number, images=pictures, state=state, action=action, header=header)
     return assemble(folder / "staging", folder / "set", {}, progress=False)
 
