@@ -54,14 +54,11 @@ class Config(PolicyFlags):
 
 def _first_name(words: Sequence[str]) -> str | None:
     """The first word that is neither a flag nor its value (`--json` alone has none)."""
-    value_of = ""
+    value_follows = False
     for word in words:
-        if word.startswith("--"):
-            value_of = "" if "=" in word or word == "--json" else word
-        elif not value_of:
+        if not word.startswith("--") and not value_follows:
             return word
-        else:
-            value_of = ""
+        value_follows = word.startswith("--") and "=" not in word and word != "--json"
     return None
 
 

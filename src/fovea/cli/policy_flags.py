@@ -11,7 +11,6 @@ from fovea.errors import FoveaError
 
 PREFIX, PRESET = "--policy.", "--preset"
 TYPE = f"{PREFIX}type"
-_PREFIX = PREFIX.replace("-", "_")
 
 
 @dataclass(kw_only=True)
@@ -49,8 +48,8 @@ class PolicyFlags:
             raise FoveaError(f"preset: {error}") from error
         policy = _with_defaults(start)
         entry = ("policy", policy, field(default_factory=policy))
-        flags = (word.partition("=")[0].replace("-", "_") for word in rest)
-        named = {flag.removeprefix(_PREFIX) for flag in flags if flag.startswith(_PREFIX)}
+        flags = (word.partition("=")[0] for word in rest if word.startswith(PREFIX))
+        named = {flag.removeprefix(PREFIX).replace("-", "_") for flag in flags}
         file, _ = _take(list(words), "--config_path")
         named |= set(_named_in(file)) if file else set()
         space = {

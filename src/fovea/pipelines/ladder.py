@@ -16,6 +16,7 @@ from fovea.data.files import read_json, write_json
 from fovea.errors import FoveaError
 from fovea.pipelines.side_by_side import side_by_side, trained_steps
 from fovea.sim import EpisodeStart
+from fovea.training.checkpoint import comparable
 from fovea.training.config import TrainConfig
 
 LAST = "last"  # the checkpoint that acts unless a test names a step
@@ -93,30 +94,24 @@ class Cell:
         path = self.folder / "cell.json"
         if not path.is_file():
             return False
+        import draccus
+
         played = read_json(path, "study cell")["settings"]
-        usual = _plain(type(self.method.policy)())
-        newer = {name: value for name, value in usual.items() if name not in played["policy"]}
-        return played | {"policy": played["policy"] | newer} == self.settings()
+        usual = {"policy": draccus.encode(type(self.method.policy)())}
+        before, now = comparable(played, self.settings(), usual)
+        return before == now
 
     def settings(self) -> dict[str, Any]:
-        """What decides the outcome, as JSON.
+        """What decides the outcome, as JSON."""
+        import draccus
 
-        Non-obvious: a field of the policy that came after a cell was played has its default there.
-        """
         settings = {
-            "policy": _plain(self.method.policy),
+            "policy": draccus.encode(self.method.policy),
             "training": self.method.training.recipe() | {"seed": self.seed},
             "data": [folder.name for folder in self.method.data],
             "tests": {test.name: [test.step, [vars(start) for start in test.starts]] for test in self.tests},
         }
         return json.loads(json.dumps(settings, default=str))
-
-
-def _plain(policy: Any) -> dict[str, Any]:
-    """A configuration as JSON."""
-    import draccus
-
-    return json.loads(json.dumps(draccus.encode(policy), default=str))
 
 
 def cells(

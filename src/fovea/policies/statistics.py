@@ -20,14 +20,11 @@ from lerobot.processor import (
 )
 
 from fovea.errors import FoveaError
+from fovea.policies.data_checks import ROTATION, Stats
 
-SMALLEST_SCALE = (
-    0.05  # of LIBERO's [-1, 1], less where motions are smaller: what hardly moves is not blown up
-)
+SMALLEST_SCALE = 0.05  # of LIBERO's [-1, 1], less of smaller motions: what hardly moves is not blown up
 SMALLEST_DEVIATION = 1e-3
-ROTATION = slice(3, 6)
 EDGES = (("q01", "min"), ("q99", "max"))  # a quantile, and what stands for it where a data set has none
-Stats = dict[str, dict[str, Any]]
 
 
 def rotation_untouched(column: dict[str, Any]) -> dict[str, Any]:

@@ -186,10 +186,7 @@ def check_recipe(
     Raises:
         FoveaError: names what differs.
     """
-    saved, present, before = (
-        _flat(json.loads(json.dumps(each))) for each in (saved, present, defaults or {})
-    )
-    saved = {**{key: value for key, value in before.items() if key in present}, **saved}
+    saved, present = comparable(saved, present, defaults or {})
     different = [key for key in sorted(saved.keys() | present.keys()) if saved.get(key) != present.get(key)]
     if different:
         shown = "; ".join(
@@ -199,6 +196,16 @@ def check_recipe(
             f"the run in {folder.parent.parent} was started differently: {shown}. Use the same settings to go on, "
             "or another output folder to start anew"
         )
+
+
+def comparable(
+    saved: dict[str, Any], present: dict[str, Any], defaults: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Saved and present settings as JSON, flat ("policy.vlm.layers"); what is newer than the saved ones has its default
+    there.
+    """
+    saved, present, before = (_flat(json.loads(json.dumps(each))) for each in (saved, present, defaults))
+    return {**{key: value for key, value in before.items() if key in present}, **saved}, present
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
