@@ -18,8 +18,8 @@ quick: ## two minutes: the same stages, too small to mean anything, to see that 
 	@scripts/setup.sh
 	@.venv/bin/fovea demo --quick $(ARGS)
 
-test: setup ## all tests: offline, on a CPU
-	@scripts/test.sh $(ARGS)
+test: setup ## all tests: offline, on a CPU (tests/conftest.py)
+	@$(PYTHON) -m pytest $(ARGS)
 
 docs: setup ## the documentation's site, in site/ (strict: broken links fail)
 	@PATH="$$PWD/.uv-bootstrap/bin:$$HOME/.local/bin:$$PATH" uv sync --quiet --inexact --frozen --extra docs
