@@ -7,12 +7,12 @@ model, R width of the raw vision features, S tokens of a sequence.
 from abc import ABC, abstractmethod
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fovea.encoders import VisionEncoder
 from fovea.encoders.base import check_sentences
 from fovea.errors import FoveaError
+from fovea.nn.squares import average_squares
 from fovea.tokens import Tokens
 from fovea.vlm.config import VLMConfig, check_pool
 from fovea.vlm.sequence import Sequence
@@ -144,23 +144,9 @@ class VLM(nn.Module, ABC):
             raise FoveaError(f"expected floating-point features, got {features.dtype}; use encode_images")
         if mask is not None and mask.all():
             mask = None
-        dtype = self.action_queries.dtype
-        features = features.to(dtype)
-        if mask is not None:
-            features = features.masked_fill(~mask[..., None], 0.0)  # not-a-number in padding would spread
-        if pool == 1:
-            return features, mask
-        exist = mask.to(dtype) if mask is not None else features.new_ones(features.shape[:2])
-        share = self._average(exist[..., None])
-        pooled = self._average(features) / share.clamp(min=1e-6)
-        return pooled, None if mask is None else share[..., 0] > 0
-
-    def _average(self, values: Tensor) -> Tensor:
-        """Mean over squares of patches: (B, C * rows * columns, K) -> (B, M, K)."""
-        pool, (rows, columns) = self.config.patch_pool, self.grid
-        grid = values.unflatten(1, (self.cameras, rows * pool, columns * pool)).flatten(0, 1)
-        pooled = F.avg_pool2d(grid.permute(0, 3, 1, 2), pool).flatten(2).transpose(1, 2)
-        return pooled.unflatten(0, (-1, self.cameras)).flatten(1, 2)
+        rows, columns = self.grid
+        features = features.to(self.action_queries.dtype)
+        return average_squares(features, mask, grid=(rows * pool, columns * pool), side=pool)
 
 
 def query_parameter(queries: int, width: int) -> nn.Parameter:

@@ -17,6 +17,7 @@ from fovea.fusion.cascaded import Order
 from fovea.heads import ChunkHead, ChunkStem
 from fovea.nn.attention import check_heads
 from fovea.nn.onednn import use_onednn
+from fovea.nn.squares import average_squares, zero_padding
 from fovea.policies.vlm_policy.configuration import VLMPolicyConfig
 from fovea.tokens import Tokens
 from fovea.vlm.states import VLMStates
@@ -145,7 +146,7 @@ class ChunkNetwork(nn.Module):
         for index, block in enumerate(self.blocks):
             vision = states.vision[index]
             if "vlm" in (self.key_source, self.value_source):
-                vision = self._pooled(vision, states.mask)
+                vision, _ = self._pooled(vision, states.mask)
             keys, values = (
                 vision if source == "vlm" or fixed is None else fixed
                 for source in (self.key_source, self.value_source)
@@ -159,29 +160,16 @@ class ChunkNetwork(nn.Module):
         if self.adapter is not None:
             assert extra is not None
             mask = None if extra.mask.all() else extra.mask
-            return self.adapter(_zero_padding(extra.values, mask)), mask
-        mask = states.mask
-        if mask is not None and self.config.pool_vision:
-            mask = self._squares(mask).any(-1)
+            return self.adapter(zero_padding(extra.values, mask)), mask
         if self.downsample is None:
-            return None, mask
-        return self.downsample(self._pooled(states.features, states.mask)), mask
+            return None, self._pooled(states.vision[0], states.mask)[1]
+        features, mask = self._pooled(states.features, states.mask)
+        return self.downsample(features), mask
 
-    def _pooled(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Zeros in the place of padding (not-a-number there would spread), and 2x2 mean pooling of what is real
-        inside every camera, where configured: (B, C * rows * columns, W) -> a quarter of them.
-        """
-        tokens = _zero_padding(tokens, mask)
+    def _pooled(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """2x2 mean pooling inside every camera where configured: (B, M, W) -> a quarter of them, and their mask."""
         if not self.config.pool_vision:
-            return tokens
-        squares = self._squares(tokens)
-        if mask is None:
-            return squares.mean(-1)
-        real = self._squares(mask).sum(-1).clamp(min=1)
-        return squares.sum(-1) / real[..., None]
-
-    def _squares(self, tokens: Tensor) -> Tensor:
-        """Patches by squares of 2x2 inside every camera: (B, M, ...) -> (B, M / 4, ..., 4)."""
+            return zero_padding(tokens, mask), mask
         count = tokens.shape[1] // self.cameras
         rows, columns = self.vlm.grid or (math.isqrt(count), math.isqrt(count))
         if tokens.shape[1] != self.cameras * rows * columns or rows % 2 or columns % 2:
@@ -189,8 +177,7 @@ class ChunkNetwork(nn.Module):
                 f"expected {self.cameras} cameras with an even grid of patches to pool 2x2, got {tokens.shape[1]} "
                 f"tokens and a grid of {rows} x {columns}; set pool_vision=false"
             )
-        grid = tokens.unflatten(1, (self.cameras, rows // 2, 2, columns // 2, 2))
-        return grid.movedim((3, 5), (-2, -1)).flatten(-2).flatten(1, 3)
+        return average_squares(tokens, mask, grid=(rows, columns), side=2)
 
     def _check(self, states: VLMStates, proprio: Tensor, extra: Tokens | None) -> None:
         vlm, got = self.vlm, tuple(states.vision.shape)
@@ -220,8 +207,3 @@ class ChunkNetwork(nn.Module):
                 f"expected tokens ({count}, M, {self.config.extra_width}) under {self.config.extra_key} for "
                 f"representation={self.config.representation}, got {shape or None}"
             )
-
-
-def _zero_padding(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """(B, M, W) with zeros where the mask (B, M) is False."""
-    return tokens if mask is None else tokens.masked_fill(~mask[..., None], 0.0)
