@@ -106,6 +106,7 @@ def test_crop_stays_inside_and_keeps_area_and_ratio():
     "changes",
     [
         {"crop_scale": (0.5, 1.2)},
+        {"seed": -1},
         {"crop_ratio": (1.1, 0.9)},
         {"contrast": (-0.1, 1.0)},
         {"brightness": 1.5},

@@ -44,6 +44,15 @@ def test_a_preset_for_another_robot_is_refused_before_anything_is_cached(dataset
     assert not (tmp_path / "cache").exists()
 
 
+def test_the_released_code_learns_libero_s_data_when_told_how_its_states_lie(dataset):
+    with pytest.raises(FoveaError, match=r"takes LIBERO's data with --policy\.state_layout axis_angle"):
+        fit_to_data(EFVLAConfig.preset("otter", device="cpu"), dataset)
+    config = EFVLAConfig.preset("otter", state_layout="axis_angle", device="cpu")
+    fit_to_data(config, dataset)
+    config.validate_features()
+    assert (config.plays_libero, config.action_size, config.proprio_size) == (True, 10, 10)
+
+
 def test_a_gripper_of_another_kind_is_refused_before_anything_is_cached(dataset_copy, tmp_path):
     path = dataset_copy / "meta/stats.json"
     stats = json.loads(path.read_text())

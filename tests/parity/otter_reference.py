@@ -38,6 +38,7 @@ class Sizes:
     expansion: int = 1
     first_k: int = 15
     pool_true_text: bool = False
+    markers: tuple[int, int] = (62, 63)  # token ids before and behind a sentence
     temperature: float = 0.07
     joint: int = 24
     clip: dict[str, Any] = field(default_factory=dict)
@@ -52,7 +53,9 @@ class Sizes:
             "pool_true_text": self.pool_true_text,
         }
         shared = {"seq_length": self.seq_length, "action_horizon": self.action_horizon}
+        start, end = self.markers
         clip = {"vision_heads": 2, "transformer_heads": 2, "activation": "quick_gelu"}
+        clip |= {"start_token": start, "end_token": end}
         return {"model": json.dumps(model), "shared": json.dumps(shared), "clip": json.dumps(clip)}
 
 
@@ -167,7 +170,7 @@ class Otter(nn.Module):
         ignore = None
         if self.sizes.pool_true_text:
             ids = text[:, : self.sizes.first_k]
-            ignore = ((ids == 62) | (ids == 63) | (ids == 0)).repeat_interleave(time, 0)
+            ignore = torch.isin(ids, torch.tensor([0, *self.sizes.markers])).repeat_interleave(time, 0)
         repeated = words.repeat_interleave(time, 0)
         parts = [self.text_pooling(repeated, ignore)]
         for camera, extraction in enumerate(self.visual_extraction):
@@ -209,9 +212,9 @@ def make_otter(sizes: Sizes, seed: int = 0, batch: int = 2) -> dict[str, Tensor]
     text = torch.zeros(batch, 20, dtype=torch.long)
     for row in range(batch):
         count = 4 + 2 * row
-        text[row, : count + 2] = torch.cat(
-            [torch.tensor([62]), torch.randint(1, 62, (count,)), torch.tensor([63])]
-        )
+        start, end = (torch.tensor([marker]) for marker in sizes.markers)
+        words = torch.randint(1, min(sizes.markers), (count,))
+        text[row, : count + 2] = torch.cat([start, words, end])
     proprio = torch.randn(batch, sizes.steps, sizes.proprio)
     patches, words = model.features(images, text)
     tokens = model.tokens(patches, words, text, proprio)

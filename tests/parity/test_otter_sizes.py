@@ -8,7 +8,10 @@ from otter_reference import Sizes, make_otter
 from safetensors.torch import save_file
 
 from fovea.cli import main
+from fovea.encoders import create_encoder
+from fovea.encoders.files import read_weights
 from fovea.errors import FoveaError
+from fovea.policies import checked
 from fovea.policies.ef_vla.convert_otter import convert_otter
 from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
 from fovea.policies.ef_vla.otter_file import read_otter
@@ -22,6 +25,7 @@ VARIANTS = {
     "one camera": Sizes(cameras=1, vision_out=32),
     "masked text": Sizes(pool_true_text=True),
     "masked and short text": Sizes(pool_true_text=True, first_k=5),
+    "masked text, its ends not the last of the vocabulary": Sizes(pool_true_text=True, markers=(41, 40)),
     "long context": Sizes(steps=9, seq_length=12),
     "context of one": Sizes(steps=4, seq_length=1),
     "other widths": Sizes(
@@ -154,6 +158,8 @@ def test_a_checkpoint_without_its_clip_names_the_one_it_wants(tmp_path):
         ({"weights.visual_extraction.0.temperature": torch.tensor(0.0)}, "positive temperatures"),
         ({"weights.clip_model.ln_final.bias": None}, "does not hold the weights of a CLIP"),
         ({"weights.action_head.mlp.2.weight": torch.zeros(61, 32)}, "give --action_size"),
+        ({"weights.visual_extraction.0.pos_emb": torch.zeros(1, 9, 24)}, "to have 2 dimensions, got shape"),
+        ({"weights.vision_poolings.0.query": torch.zeros(4, 8)}, "to have 3 dimensions, got shape"),
     ],
 )
 def test_what_is_missing_unknown_or_changed_is_named(change, words, tmp_path):
@@ -161,6 +167,110 @@ def test_what_is_missing_unknown_or_changed_is_named(change, words, tmp_path):
     save_file(tensors, tmp_path / "otter.safetensors")
     with pytest.raises(FoveaError, match=words):
         convert_otter(tmp_path / "otter.safetensors", tmp_path / "policy")
+
+
+def test_heads_that_do_not_fit_leave_nothing_behind(tmp_path, capsys):
+    path = write(Sizes(), tmp_path / "otter.safetensors", metadata=False)
+    line = ["convert", "otter", str(path), str(tmp_path / "policy")]
+    for flags, words in (
+        (["--vision_heads", "3"], "expected vision_heads that divide the width 32"),
+        (["--text_heads", "5"], "expected transformer_heads that divide the width 32"),
+        (["--vision_heads", "-1"], "vision_heads: expected at least 1"),
+    ):
+        assert main([*line, *flags]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "policy").exists()
+    (tmp_path / "policy").write_text("a file")
+    assert main([*line, "--vision_heads", "2", "--text_heads", "2"]) == 2
+    assert "policy: File exists; choose another path" in capsys.readouterr().err
+
+
+def test_metadata_that_are_no_configuration_are_left_alone(tmp_path):
+    metadata = Sizes().metadata() | {"model": "otter", "shared": "null"}
+    save_file(make_otter(Sizes()), tmp_path / "otter.safetensors", metadata)
+    facts = read_otter(tmp_path / "otter.safetensors").facts
+    assert facts.n_heads is None
+    assert facts.clip["vision_heads"] == 2
+    save_file(make_otter(Sizes()), tmp_path / "broken.safetensors", metadata | {"model": '{"action_dim": 1'})
+    with pytest.raises(FoveaError, match="expected JSON in the metadata entry model"):
+        read_otter(tmp_path / "broken.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"hello world", b"junk", b"", b"\x80\x02]q", bytes(range(256))])
+def test_a_file_that_holds_no_tensors_is_named(content, tmp_path, capsys):
+    (tmp_path / "otter.pt").write_bytes(content)
+    assert main(["convert", "otter", str(tmp_path / "otter.pt"), str(tmp_path / "policy")]) == 2
+    assert f"expected tensors and nothing else in {tmp_path / 'otter.pt'}" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_poses_acts_on_what_libero_shows(tmp_path, capsys):
+    path = write(Sizes(), tmp_path / "otter.safetensors")
+    policy = convert_otter(path, tmp_path / "policy", state_layout="axis_angle")
+    assert max(otter_deviations(policy, read_otter(path).samples).values()) < 1e-5
+    frame = {
+        "observation.state": torch.tensor([[0.1, 0.2, 0.3, 3.1, 0.0, 0.1, 0.04, -0.04]]),
+        "observation.language.tokens": read_otter(path).samples["in.text"][:1],
+        **{key: torch.rand(1, 3, 24, 24) for key in policy.config.camera_keys},
+    }
+    action = policy.select_action(frame)
+    assert action.shape == (1, 7)
+    assert action.abs().max() <= 1
+    sizes = Sizes(action_dim=7, proprio=8)
+    line = ["convert", "otter", str(write(sizes, tmp_path / "other.safetensors")), str(tmp_path / "other")]
+    assert main([*line, "--state_layout", "axis_angle"]) == 2
+    assert "expected a checkpoint of poses (10 numbers a state and an action" in capsys.readouterr().err
+
+
+def test_token_ids_are_encoded_once(tmp_path, monkeypatch):
+    path = write(Sizes(), tmp_path / "otter.safetensors")
+    policy = convert_otter(path, tmp_path / "policy")
+    text = read_otter(path).samples["in.text"]
+    whole = policy.encoder.encode_tokens(text)
+    asked = []
+    encode = type(policy.encoder).encode_tokens
+    monkeypatch.setattr(
+        type(policy.encoder), "encode_tokens", lambda self, ids: asked.append(len(ids)) or encode(self, ids)
+    )
+    for _ in range(3):
+        words = policy._features.every_word(
+            {"observation.language.tokens": text[[1, 0, 1]]}, torch.device("cpu")
+        )
+    assert asked == [2]
+    torch.testing.assert_close(words.values, whole.values[[1, 0, 1]])
+
+
+def test_a_policy_of_the_hub_finds_its_clip(tmp_path, monkeypatch):
+    path = write(Sizes(), tmp_path / "otter.safetensors")
+    convert_otter(path, tmp_path / "snapshot")
+    asked = []
+
+    def download(name, **options):
+        asked.append((name, options["revision"]))
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(checked, "snapshot_download", download)
+    policy = EFVLAPolicy.from_pretrained("someone/otter", revision="v2")
+    assert asked == [("someone/otter", "v2")]
+    assert max(otter_deviations(policy, read_otter(path).samples).values()) < 1e-5
+
+
+def test_a_policy_that_is_nowhere_is_named(tmp_path):
+    with pytest.raises(
+        FoveaError, match=r"expected a policy's folder .* or its name on the Hugging Face hub"
+    ):
+        EFVLAPolicy.from_pretrained(tmp_path / "none")
+
+
+def test_openai_s_own_archive_holds_numbers_beside_the_weights(tmp_path):
+    tensors = read_weights(GOLDEN)
+    prefix = "weights.clip_model."
+    clip = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    sizes = {"input_resolution": 32, "context_length": 77, "vocab_size": 512}
+    torch.save(
+        {"model_state_dict": clip | {k: torch.tensor(v) for k, v in sizes.items()}}, tmp_path / "clip.pt"
+    )
+    encoder = create_encoder(f"clip:{tmp_path / 'clip.pt'}")
+    assert (encoder.image_size, encoder.width) == (32, 48)
 
 
 def test_a_norm_behind_the_transformer_is_kept(tmp_path):

@@ -1,4 +1,6 @@
 import json
+import math
+import shutil
 import signal
 
 import numpy as np
@@ -55,6 +57,33 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     assert losses(resumed) == losses(whole)
     for name in ("pretrained_model/model.safetensors", "training_state/state.safetensors"):
         assert (resumed.checkpoint / name).read_bytes() == (whole.checkpoint / name).read_bytes()
+
+
+@pytest.mark.parametrize("last", ["a folder", "gone", "dangling"])
+def test_a_run_whose_link_to_the_last_checkpoint_was_lost_goes_on(last, tmp_path):
+    whole = run(tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+
+    class Stops(type(toy_source())):
+        def sample(self, seed, step, count):
+            if step == 25:
+                raise KeyboardInterrupt
+            return super().sample(seed, step, count)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, source=toy_source(source_class=Stops))
+    copied = shutil.copytree(stopped, tmp_path / "copied", symlinks=last != "a folder")
+    link = copied / "checkpoints" / "last"
+    assert link.is_symlink() == (last != "a folder")
+    if last != "a folder":
+        link.unlink()
+    if last == "dangling":
+        link.symlink_to("000015")
+    resumed = run(copied)
+    assert resumed.resumed_from == 20
+    assert losses(resumed) == losses(whole)
+    assert link.is_symlink()
+    assert link.resolve() == resumed.checkpoint
 
 
 def test_means_of_a_report_survive_a_checkpoint_between_reports(tmp_path):
@@ -219,7 +248,19 @@ def test_processors_are_saved_with_their_statistics(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"steps": 0}, {"learning_rate": 0.0}, {"ema_decay": 1.0}, {"batch_size": -1}]
+    "changes",
+    [
+        {"steps": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.inf},
+        {"ema_decay": 1.0},
+        {"batch_size": -1},
+        {"seed": -1},
+        {"threads": 0},
+        {"validation_windows": 0},
+        {"weight_decay": -0.1},
+        {"final_learning_rate": -1.0},
+    ],
 )
 def test_senseless_settings(changes):
     with pytest.raises(FoveaError, match=next(iter(changes))):

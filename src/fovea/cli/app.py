@@ -35,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FoveaError as error:
         print(f"fovea: {error}", file=sys.stderr)
         return 2
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        print(
+            f"fovea: {error.filename or 'a path'}: {error.strerror or error}; choose another path",
+            file=sys.stderr,
+        )
+        return 2
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in LIBERO_EXTRA:
             raise

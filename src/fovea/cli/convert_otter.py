@@ -24,6 +24,8 @@ class Config:
         word_positions: text positions that are used, OTTER's first_k_tokens (15).
         pool_true_text: keep start, end and padding out of the poolings, as OTTER's switch of that name.
         action_space: se3_relative for poses (10 numbers), env for actions as they are.
+        state_layout: as_is for states as the checkpoint has them; axis_angle for states as LIBERO has them (8
+            numbers, and 7 an action), which the policy then turns into its poses: what `fovea eval` plays.
         cameras: names of the cameras; OTTER sorts them.
         vision_heads: heads of the CLIP's picture tower (width / 64).
         text_heads: heads of the CLIP's text tower (width / 64).
@@ -42,6 +44,7 @@ class Config:
     word_positions: int | None = None
     pool_true_text: bool | None = None
     action_space: Literal["se3_relative", "env"] | None = None
+    state_layout: Literal["as_is", "axis_angle"] | None = None
     cameras: list[str] | None = None
     vision_heads: int | None = None
     text_heads: int | None = None
@@ -53,7 +56,16 @@ class Config:
     def __post_init__(self) -> None:
         check_counts(
             self,
-            ("n_obs_steps", "action_size", "chunk_size", "n_heads", "pooling_heads", "word_positions"),
+            (
+                "n_obs_steps",
+                "action_size",
+                "chunk_size",
+                "n_heads",
+                "pooling_heads",
+                "word_positions",
+                "vision_heads",
+                "text_heads",
+            ),
         )
 
 
@@ -75,6 +87,7 @@ def run(config: Config) -> int:
         word_positions=config.word_positions,
         pool_true_text=config.pool_true_text,
         action_space=config.action_space,
+        state_layout=config.state_layout,
         cameras=config.cameras,
         clip={
             "vision_heads": config.vision_heads,

@@ -65,6 +65,8 @@ class Augmentation:
         for name, largest in (("brightness", 1.0), ("hue", 0.5)):
             if not 0 <= getattr(self, name) <= largest:
                 raise FoveaError(f"{name}: expected 0 to {largest}, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise FoveaError(f"seed: expected 0 or more, got {self.seed}")
         if not self.cameras:
             raise FoveaError("cameras: expected at least one to augment; take no views for no augmentation")
 

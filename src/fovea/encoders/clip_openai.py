@@ -16,10 +16,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fovea.encoders.clip import ClipEncoder
+from fovea.encoders.clip_text import own_tokenizer
 from fovea.encoders.files import read_weights
 from fovea.errors import FoveaError
 
 HEAD_WIDTH = 64
+ARCHIVE_SIZES = (
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+)  # numbers beside the weights in OpenAI's archives
 
 
 def create_openai_clip(name: str, *, tap: str | None = None) -> ClipEncoder:
@@ -55,12 +61,14 @@ def openai_clip(
 
     Args:
         state: `visual.conv1.weight`, `transformer.resblocks.0...`, ...
-        facts: `vision_heads`, `transformer_heads` and `activation` ("quick_gelu" or "gelu") where known.
+        facts: `vision_heads`, `transformer_heads`, `activation` ("quick_gelu" or "gelu"), and the token ids
+            `start_token` and `end_token` where known.
 
     Raises:
         FoveaError: the tensors are not those of a CLIP with a vision transformer.
     """
     facts = facts or {}
+    state = {key: value for key, value in state.items() if key not in ARCHIVE_SIZES}
     for key in (
         "visual.conv1.weight",
         "visual.positional_embedding",
@@ -83,6 +91,12 @@ def openai_clip(
     text_width = state["ln_final.weight"].shape[0]
     vision_heads = facts.get("vision_heads") or max(1, width // HEAD_WIDTH)
     text_heads = facts.get("transformer_heads") or max(1, text_width // HEAD_WIDTH)
+    for what, heads, size in (
+        ("vision_heads", vision_heads, width),
+        ("transformer_heads", text_heads, text_width),
+    ):
+        if not isinstance(heads, int) or heads < 1 or size % heads:
+            raise FoveaError(f"expected {what} that divide the width {size} of {name}, got {heads!r}")
     vision = {
         "image_size": side * patch,
         "patch_size": patch,
@@ -92,9 +106,10 @@ def openai_clip(
         "mlp_ratio": _mlp_ratio(state, "visual.transformer.resblocks", width),
         "no_ln_pre": "visual.ln_pre.weight" not in state,
     }
+    length, vocabulary = state["positional_embedding"].shape[0], state["token_embedding.weight"].shape[0]
     text = {
-        "context_length": state["positional_embedding"].shape[0],
-        "vocab_size": state["token_embedding.weight"].shape[0],
+        "context_length": length,
+        "vocab_size": vocabulary,
         "width": text_width,
         "heads": text_heads,
         "layers": _blocks(state, "transformer.resblocks"),
@@ -112,7 +127,8 @@ def openai_clip(
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise FoveaError(f"{name} does not hold the weights of a CLIP: {error}") from error
-    return ClipEncoder(model, name=name, tap=tap or "attn_qk")
+    tokenizer = own_tokenizer(vocabulary, length, facts.get("start_token"), facts.get("end_token"))
+    return ClipEncoder(model, name=name, tap=tap or "attn_qk", tokenizer=tokenizer)
 
 
 def _blocks(state: dict[str, Tensor], prefix: str) -> int:

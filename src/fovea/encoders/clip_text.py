@@ -49,8 +49,15 @@ def clip_special(vocabulary: int) -> frozenset[int]:
     return frozenset((0, vocabulary - 2, vocabulary - 1))
 
 
-def own_tokenizer(vocabulary: int, length: int) -> ClipTokenizer:
-    """CLIP's byte-pair encoding, for a text tower that was made for it; another vocabulary knows token ids only."""
+def own_tokenizer(
+    vocabulary: int, length: int, start: int | None = None, end: int | None = None
+) -> ClipTokenizer:
+    """CLIP's byte-pair encoding, for a text tower that was made for it; another vocabulary knows token ids only.
+
+    Args:
+        start, end: ids that mark a sentence's ends; the last two of the vocabulary where not given.
+    """
+    first, last = vocabulary - 2 if start is None else start, vocabulary - 1 if end is None else end
 
     def refuse(sentences: list[str]) -> Tensor:
         raise FoveaError(
@@ -60,7 +67,7 @@ def own_tokenizer(vocabulary: int, length: int) -> ClipTokenizer:
 
     def load() -> tuple[Encode, frozenset[int]]:
         encode = SimpleTokenizer(context_length=length) if vocabulary == CLIP_VOCABULARY else refuse
-        return encode, clip_special(vocabulary)
+        return encode, frozenset((0, first, last))
 
     return ClipTokenizer(load)
 

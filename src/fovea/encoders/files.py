@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import httpx
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,12 +27,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # damaged pickles fail in every way that there is
         raise FoveaError(
             f"expected tensors and nothing else in {path}, got {type(error).__name__}; a TorchScript archive "
             "or a pickled model must first be saved as a state dict in safetensors"
         ) from error
-    for name in ("state_dict", "model"):
+    for name in ("state_dict", "model_state_dict", "model", "module"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):

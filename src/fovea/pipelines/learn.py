@@ -134,6 +134,7 @@ def fit_to_data(config: EFVLAConfig | VLMPolicyConfig, dataset: RecordedDataset)
     """
     config.check_data(dataset_stats([dataset]))
     inputs = config.input_features or {}
+    poses = getattr(config, "action_space", "env") == "se3_relative"
     if strange := sorted(set(config.camera_keys) - set(dataset.cameras)):
         raise FoveaError(
             f"expected cameras among {', '.join(dataset.cameras)} ({dataset.root}), but the policy wants "
@@ -147,6 +148,11 @@ def fit_to_data(config: EFVLAConfig | VLMPolicyConfig, dataset: RecordedDataset)
             raise FoveaError(
                 f"expected {kind} of {feature.shape[0]} numbers, as the policy has them, but those of {dataset.root} "
                 f"have {got}; choose a preset that fits, or set the policy's features ({key})"
+                + (
+                    "; preset otter takes LIBERO's data with --policy.state_layout axis_angle"
+                    if poses
+                    else ""
+                )
             )
     config.input_features = inputs | {
         key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, *dataset.picture_sizes[key]))

@@ -9,13 +9,40 @@ import math
 from pathlib import Path
 from typing import Any
 
+import httpx
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fovea.data.files import check_checksums, write_checksums
 from fovea.errors import FoveaError
 
+HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def policy_folder(name_or_path: str | Path, **options: Any) -> Path:
+    """The folder of a policy: a local one, or what a model of the hub holds, fetched once.
+
+    Args:
+        options: those of LeRobot's `from_pretrained`; the ones that concern the hub are used.
+
+    Raises:
+        FoveaError: there is no such folder, and the hub cannot give one of that name.
+    """
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    wanted = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+    try:
+        return Path(
+            snapshot_download(str(name_or_path), allow_patterns=["*.json", "*.safetensors"], **wanted)
+        )
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        raise FoveaError(
+            f"expected a policy's folder (with {CONFIG} and {WEIGHTS}) or its name on the Hugging Face hub, "
+            f"found neither at {name_or_path} ({type(error).__name__})"
+        ) from error
 
 
 class CheckedWeights:

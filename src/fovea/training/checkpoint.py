@@ -72,8 +72,9 @@ class TrainingState:
         for name, value in parts["optimizer"].items():
             moment, parameter_name = name.split(".", 1)
             parameter = parameters[parameter_name]
-            place = value if moment == "step" else value.to(parameter.device)
-            self.optimizer.state[parameter][moment] = place
+            self.optimizer.state[parameter][moment] = value.to(
+                parameter.device
+            )  # fused: the step count as well
 
 
 def save_checkpoint(
@@ -118,7 +119,10 @@ def save_checkpoint(
     link = folder.with_name(f".{LAST}.tmp")
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name)
-    os.replace(link, folder.with_name(LAST))
+    last = folder.with_name(LAST)
+    if last.is_dir() and not last.is_symlink():  # a copy of the run that followed links
+        shutil.rmtree(last)
+    os.replace(link, last)
     for other in folder.parent.glob("[0-9]*"):
         if other != folder:
             shutil.rmtree(other / STATE, ignore_errors=True)
@@ -144,8 +148,15 @@ def _to_disk(path: Path) -> None:
 
 
 def last_checkpoint(output_dir: str | Path) -> Path | None:
-    """The folder `checkpoints/last` points to, or None."""
+    """The folder `checkpoints/last` points to; without a link that leads anywhere (a run that was copied may have
+    lost it) the newest that a run can go on from; or None.
+    """
     link = Path(output_dir) / CHECKPOINTS / LAST
+    if link.is_symlink() and link.exists():
+        return link.resolve()
+    whole = [folder for folder in link.parent.glob("[0-9]*") if (folder / STATE).is_dir()]
+    if whole:
+        return max(whole, key=lambda folder: int(folder.name)).resolve()
     return link.resolve() if link.exists() else None
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fovea.errors import FoveaError
+from fovea.policies.checked import check_finite
 
 
 @dataclass
@@ -54,15 +55,22 @@ class TrainConfig:
             "save_every",
             "log_every",
             "validate_every",
+            "validation_windows",
             "prefetch",
             "loaders",
             "warmup_steps",
         ):
             if getattr(self, name) < 1:
                 raise FoveaError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        check_finite(self)
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise FoveaError(f"expected {name} above 0, got {getattr(self, name)}")
+        for name in ("seed", "weight_decay", "final_learning_rate"):
+            if not getattr(self, name) >= 0:
+                raise FoveaError(f"expected {name} of at least 0, got {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise FoveaError(f"expected threads of at least 1, got {self.threads}")
         if not 0 <= self.ema_decay < 1:
             raise FoveaError(f"expected ema_decay in [0, 1), got {self.ema_decay}")
 

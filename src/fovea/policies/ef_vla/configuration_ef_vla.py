@@ -286,7 +286,8 @@ class EFVLAConfig(PreTrainedConfig):
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "EFVLAConfig":
         """Build a preset for LIBERO's two cameras: tiny, b32, b16, l14 (Table 5), clip (Table 5 with any CLIP, whose
-        sizes are read from it), otter (the released code).
+        sizes are read from it), otter (the released code, on poses; with `state_layout=axis_angle` on LIBERO's
+        states and actions, which it turns into poses and back).
 
         Each but the last is also known as `ef_vla_<name>`.
 
@@ -299,6 +300,8 @@ class EFVLAConfig(PreTrainedConfig):
         if changes.get("encoder", sizes["encoder"]) != sizes["encoder"]:
             sizes |= dict.fromkeys(("encoder_width", "encoder_grid", "image_size"))  # another's are its own
         features = {"input_features": libero_inputs(), "output_features": libero_outputs()}
+        if name == "otter" and changes.get("state_layout") == "axis_angle":
+            sizes |= {"input_features": libero_inputs(size=224), "output_features": libero_outputs()}
         return cls(**{**features, **sizes, **changes})
 
     @classmethod

@@ -13,6 +13,7 @@ from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fovea.encoders.clip_openai import openai_clip
 from fovea.errors import FoveaError
 from fovea.nn.positions import rotary_angles, sincos_1d
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, LIBERO_CAMERAS, STATE, EFVLAConfig
@@ -63,17 +64,15 @@ def convert_otter(source: Path, target: Path, **given: Any) -> EFVLAPolicy:
     facts = file.facts.updated(**given)
     config = otter_config(file.state, facts)
     weights = otter_weights(file.state, config)  # before anything is written
+    encoder, known = None, {name: value for name, value in facts.clip.items() if value is not None}
     if file.clip and facts.encoder is None:
         config.encoder = f"clip:{CLIP_FILE}"
-        target.mkdir(parents=True, exist_ok=True)
-        metadata = {
-            "clip": json.dumps({name: value for name, value in facts.clip.items() if value is not None})
-        }
-        save_file(file.clip, target / CLIP_FILE, metadata)
-    policy = EFVLAPolicy(config, source=target)
+        encoder = openai_clip(file.clip, name=config.encoder, facts=known).freeze()
+    policy = EFVLAPolicy(config, encoder=encoder, source=target)
     policy.model.load_state_dict(weights, strict=True)
-    if file.clip and facts.encoder is None:
-        config.encoder_identity = policy.encoder.identity  # a CLIP that does not fit is found here
+    if encoder is not None:
+        target.mkdir(parents=True, exist_ok=True)
+        save_file(file.clip, target / CLIP_FILE, {"clip": json.dumps(known)})
     policy.save_pretrained(target)
     for processor in make_ef_vla_pre_post_processors(config):
         processor.save_pretrained(target)
@@ -94,26 +93,33 @@ def otter_config(state: dict[str, Tensor], facts: OtterFacts | None = None, **gi
     if "input_projection.weight" not in state or "visual_extraction.0.pos_emb" not in state:
         raise FoveaError(f"expected OTTER's weights, got keys such as {sorted(state)[:3]}")
     cameras = _count(state, "vision_poolings")
-    patches, width = _get(state, "visual_extraction.0.pos_emb").shape
+    patches, width = _shape(state, "visual_extraction.0.pos_emb", 2)
     side = round(patches**0.5)
     if side * side != patches:
         raise FoveaError(f"expected a square grid of patches in OTTER's weights, got {patches} patches")
     dim_model = _get(state, "input_projection.weight").shape[0]
-    readouts, readout_width = _get(state, "vision_poolings.0.query").shape[1:]
+    _, readouts, readout_width = _shape(state, "vision_poolings.0.query", 3)
     proprio = _get(state, "proprio_encoder.mlp.0.weight").shape[1]
     action_size, chunk_size = _actions(state, facts)
     context = facts.n_obs_steps or 12
     poses = action_size == proprio == POSE_SIZE
     space = facts.action_space or ("se3_relative" if poses else "env")
+    layout = facts.state_layout or "as_is"
+    if layout == "axis_angle" and not (poses and space == "se3_relative"):
+        raise FoveaError(
+            f"state_layout=axis_angle: expected a checkpoint of poses ({POSE_SIZE} numbers a state and an action, "
+            f"action_space=se3_relative), got {proprio} and {action_size} with action_space={space}"
+        )
+    sizes = (proprio, action_size) if layout == "as_is" else (8, 7)  # LIBERO's
     image = {"type": FeatureType.VISUAL, "shape": (3, side * facts.patch, side * facts.patch)}
-    heads = facts.n_heads or dim_model // _get(state, "policy.layers.0.attention.rope.emb").shape[1]
+    heads = facts.n_heads or dim_model // _shape(state, "policy.layers.0.attention.rope.emb", 2)[1]
     return EFVLAConfig.preset(
         "otter",
         input_features={
             **{key: PolicyFeature(**image) for key in _camera_keys(facts, cameras)},
-            STATE: PolicyFeature(type=FeatureType.STATE, shape=(proprio,)),
+            STATE: PolicyFeature(type=FeatureType.STATE, shape=(sizes[0],)),
         },
-        output_features={ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(action_size,))},
+        output_features={ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(sizes[1],))},
         encoder=facts.encoder or "ViT-L-14/openai",
         encoder_width=width,
         encoder_grid=(side, side),
@@ -135,6 +141,7 @@ def otter_config(state: dict[str, Tensor], facts: OtterFacts | None = None, **gi
         mlp_ratio=_get(state, "policy.layers.0.intermediate.weight").shape[0] / dim_model,
         final_norm=_final_norm(state) is not None,
         action_space=space,
+        state_layout=layout,
         normalization_mapping=dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY),
     )
 
@@ -262,6 +269,15 @@ def _get(state: dict[str, Tensor], key: str) -> Tensor:
     if key not in state:
         raise FoveaError(f"expected {key} among OTTER's weights, it is missing; is the file complete?")
     return state[key]
+
+
+def _shape(state: dict[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
+    shape = tuple(_get(state, key).shape)
+    if len(shape) != dimensions:
+        raise FoveaError(
+            f"expected {key} of OTTER's weights to have {dimensions} dimensions, got shape {shape}"
+        )
+    return shape
 
 
 def _take(state: dict[str, Tensor], key: str) -> Tensor:

@@ -4,7 +4,7 @@ Shape letters: B batch, T time, C cameras, N patches, M words, D joint width, P 
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Features:
         self.trained: nn.Module | None = None
         self._encoder: Encoder | None = None
         self._picture_encoder: Encoder | None = None
-        self._sentences: dict[str, tuple[Tensor, Tensor]] = {}
+        self._sentences: dict[Any, tuple[Tensor, Tensor]] = {}
         missing = config.encoder_width is None or config.encoder_grid is None
         if encoder is not None:
             self._adopt(encoder)
@@ -142,8 +142,8 @@ class Features:
     def words(self, batch: dict[str, Any], device: torch.device) -> Tokens:
         """Words (B, M, D) of the sentences under `task`, or of token ids; M is the longest one's length.
 
-        Each sentence is encoded once and remembered, but for an encoder that is trained. Token ids
-        (`observation.language.tokens`, (B, L), of the encoder's own tokenizer) come before sentences.
+        Each sentence, in words or token ids, is encoded once and remembered, but for an encoder that is trained.
+        Token ids (`observation.language.tokens`, (B, L), of the encoder's own tokenizer) come before sentences.
 
         Raises:
             FoveaError: neither, or a sentence without any word.
@@ -161,7 +161,14 @@ class Features:
                 raise FoveaError(
                     f"expected sentences under `task` for {encoder.name}, got token ids: {TOKENS}"
                 )
-            return encoder.encode_tokens(batch[TOKENS].to(device))
+            ids = batch[TOKENS]
+            if self.config.vision == "finetune":
+                return encoder.encode_tokens(ids.to(device))
+            return self._remembered(
+                [tuple(row) for row in ids.tolist()],
+                lambda new: encoder.encode_tokens(torch.tensor(new, device=device)),
+                device,
+            )
         sentences = batch.get("task")
         if (
             sentences is None
@@ -174,15 +181,18 @@ class Features:
             words = self.encoder.to(device).encode_text(different)
             rows = torch.tensor([different.index(s) for s in sentences], device=device)
             return Tokens(words.values[rows], words.mask[rows])
-        return self._remembered(sentences, device)
+        return self._remembered(sentences, lambda new: self.encoder.to(device).encode_text(new), device)
 
-    def _remembered(self, sentences: Sequence[str], device: torch.device) -> Tokens:
+    def _remembered(
+        self, sentences: Sequence[Any], encode: Callable[[list[Any]], Tokens], device: torch.device
+    ) -> Tokens:
+        """The words of sentences (or of their token ids); those that are new are encoded."""
         new = [s for s in dict.fromkeys(sentences) if s not in self._sentences]
         if new:
             if len(self._sentences) > REMEMBERED_SENTENCES:
                 self._sentences.clear()
                 new = list(dict.fromkeys(sentences))
-            words = self.encoder.to(device).encode_text(new)
+            words = encode(new)
             for sentence, values, mask in zip(new, words.values, words.mask, strict=True):
                 self._sentences[sentence] = values, mask
         known = [self._sentences[s] for s in sentences]

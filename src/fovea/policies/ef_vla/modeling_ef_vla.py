@@ -18,7 +18,7 @@ from fovea.actions import ChunkEnsemble, absolute_chunk, action_towards, relativ
 from fovea.encoders import Encoder
 from fovea.errors import FoveaError
 from fovea.policies.batches import forget, rows
-from fovea.policies.checked import CheckedWeights
+from fovea.policies.checked import CheckedWeights, policy_folder
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, STATE, EFVLAConfig
 from fovea.policies.ef_vla.features_ef_vla import TOKENS, WORDS, Features, feature_key
 from fovea.policies.ef_vla.model_ef_vla import EFVLAModel
@@ -106,11 +106,9 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> Self:
-        """LeRobot's, for a folder or a name on the hub."""
-        folder = Path(pretrained_name_or_path)
-        return super().from_pretrained(
-            pretrained_name_or_path, source=folder if folder.is_dir() else None, **kwargs
-        )
+        """LeRobot's, for a folder or a name on the hub, where a CLIP may lie beside the weights."""
+        folder = policy_folder(pretrained_name_or_path, **kwargs)
+        return super().from_pretrained(folder, source=folder, **kwargs)
 
     def _save_pretrained(self, save_directory: Path, *args: Any, **kwargs: Any) -> None:
         """LeRobot's; a CLIP that came beside the policy goes along."""

@@ -13,6 +13,7 @@ from fovea.encoders.files import SUFFIXES, read_weights
 from fovea.errors import FoveaError
 
 CLIP = "clip_model."
+CLIP_FACTS = ("vision_heads", "transformer_heads", "activation", "start_token", "end_token")
 MARK = "input_projection.weight"  # every OTTER has it
 
 
@@ -30,8 +31,10 @@ class OtterFacts:
         word_positions: `first_k_tokens`, 15.
         pool_true_text: keep start, end and padding out of the poolings.
         action_space: `se3_relative` (10 numbers a pose) or `env` (any other).
+        state_layout: `as_is`; or `axis_angle`, for poses that are to be read from LIBERO's states.
         cameras: names; the release sorts them.
-        clip: of its CLIP: `vision_heads` and `transformer_heads` (width / 64), `activation` (quick_gelu).
+        clip: of its CLIP: `vision_heads` and `transformer_heads` (width / 64), `activation` (quick_gelu),
+            `start_token` and `end_token` (the last two of its vocabulary).
         patch: side in pixels of its CLIP's patches.
     """
 
@@ -44,6 +47,7 @@ class OtterFacts:
     word_positions: int | None = None
     pool_true_text: bool | None = None
     action_space: str | None = None
+    state_layout: str | None = None
     cameras: Sequence[str] | None = None
     clip: dict[str, Any] = field(default_factory=dict)
     patch: int = 14
@@ -112,10 +116,7 @@ def _from_metadata(path: Path) -> OtterFacts:
         return OtterFacts()
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-    try:
-        model, shared, clip = (json.loads(metadata.get(name, "{}")) for name in ("model", "shared", "clip"))
-    except json.JSONDecodeError as error:
-        raise FoveaError(f"expected JSON in the metadata of {path}, got {error}") from error
+    model, shared, clip = (_entry(metadata, name) for name in ("model", "shared", "clip"))
     return OtterFacts().updated(
         n_obs_steps=shared.get("seq_length"),
         chunk_size=shared.get("action_horizon"),
@@ -126,5 +127,22 @@ def _from_metadata(path: Path) -> OtterFacts:
         pool_true_text=model.get("pool_true_text"),
         action_space="env" if shared.get("use_delta_action") is False else None,
         cameras=shared.get("camera_keys"),
-        clip={name: clip.get(name) for name in ("vision_heads", "transformer_heads", "activation")},
+        clip={name: clip.get(name) for name in CLIP_FACTS},
     )
+
+
+def _entry(metadata: dict[str, str], name: str) -> dict[str, Any]:
+    """A configuration that the metadata hold as JSON; {} if that entry is something else, such as a model's name.
+
+    Raises:
+        FoveaError: it begins like a configuration and is none.
+    """
+    text = metadata.get(name, "").strip()
+    if not text.startswith("{"):
+        return {}
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FoveaError(
+            f"expected JSON in the metadata entry {name} of OTTER's weights, got {error}"
+        ) from error
