@@ -72,6 +72,8 @@ def test_a_configuration_file_is_read_like_flags(tmp_path):
         ("--policy.type vla_adapter --policy.variant prof", "variant"),
         ("--policy.type focus_vla --policy.gate wide", "gate"),
         ("--policy.optimizer_lr 1e-4", "goes by --learning_rate"),
+        ("--policy.pretrained_path somewhere", "starts from new weights"),
+        ("--policy.push_to_hub true", "pushes nothing"),
         ("--policy.optimizer-lr 1e-4", "goes by --learning_rate"),
     ],
 )

@@ -4,12 +4,14 @@ import os
 import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from fovea.cli import main
 from fovea.data import feature_build, files, keys
 from fovea.data.dataset import open_dataset
 from fovea.data.feature_build import build_features, cache_key
@@ -146,6 +148,29 @@ def test_interrupted_build_goes_on(dataset, tmp_path):
     cache = build(dataset, tmp_path, encoder)
     assert encoder.calls == 4
     assert cache.verify() == []
+
+
+def test_pictures_go_to_where_the_encoder_is(dataset, tmp_path):
+    class Elsewhere(PoolEncoder):
+        places: ClassVar[list] = []
+
+        @property
+        def identity(self):
+            return "elsewhere"
+
+        def encode_image(self, images):
+            self.places.append(images.device.type)
+            values = torch.zeros(len(images), 4, 3)
+            return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool))
+
+    build(dataset, tmp_path, Elsewhere().to("meta"))
+    assert set(Elsewhere.places) == {"meta"}
+
+
+def test_a_device_that_is_not_here_is_named(dataset, capsys):
+    for name in ("cuda:7", "abacus"):
+        assert main(["cache", "--dataset", str(dataset.root), "--device", name]) == 2
+        assert f"expected a device of this machine, such as cpu, got {name}" in capsys.readouterr().err
 
 
 def test_nan_features_are_refused(dataset, tmp_path):

@@ -1,4 +1,4 @@
-"""LIBERO's changes of pose to commanded poses and back (spec section 5: both action spaces are offered there).
+"""LIBERO's changes of pose to commanded poses and back, so that both action spaces are offered there.
 
 LIBERO's controller (robosuite's OSC_POSE) adds a scaled change to the pose the arm has: 1 is 5 cm, or 0.5 rad about an
 axis of the WORLD. Its command at a step is therefore the pose of that step, moved by that step's action.

@@ -1,4 +1,4 @@
-"""Poses, relative chunks and rotations (EF-VLA, section 3.3; spec section 5).
+"""Poses, relative chunks and rotations (EF-VLA, appendix B).
 
 Shape letters: ... leading axes, H horizon. A pose is (..., 10): 3 position in metres, 6 rotation (first two
 ROWS of the matrix, flattened), 1 absolute gripper. Matrices (..., 3, 3) act on columns; angles in radians.

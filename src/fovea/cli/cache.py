@@ -18,6 +18,7 @@ class Config:
     augment: Augmentation = field(default_factory=Augmentation)  # what is drawn (Table 6 of the paper)
     workers: int = 2  # threads that encode at the same time
     batch_size: int = 32  # pictures per call of the encoder
+    device: str | None = None  # cpu, cuda, cuda:1 or mps; a GPU where there is one when not given
     dry_run: bool = False  # only say how large it would be
     verify: bool = False  # read everything back and compare it with its checksums
 
@@ -36,8 +37,10 @@ def run(config: Config) -> None:
     from fovea.data.feature_views import build_views, plan_views
     from fovea.data.files import human_size
     from fovea.encoders.registry import create_vision_encoder
+    from fovea.policies.ef_vla.configuration_ef_vla import checked_device
 
     encoder = create_vision_encoder(config.encoder, tap=config.tap)
+    encoder.to(checked_device(config.device))
     dataset = open_dataset(config.dataset)
     what = (encoder, dataset, config.augment, config.variants)
     if config.dry_run:

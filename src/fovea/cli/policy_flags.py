@@ -20,8 +20,8 @@ class PolicyFlags:
     `--policy.type` names the policy (ef_vla, vla_adapter, focus_vla); `--help` with it lists its own flags.
 
     Attributes:
-        preset: sizes to start from. ef_vla: tiny, b32, b16, l14 (Table 5 of the paper), otter (the released code);
-            vla_adapter and focus_vla: tiny, full (the papers' sizes).
+        preset: sizes to start from. ef_vla: tiny, b32, b16, l14, clip (Table 5 of the paper), otter (the
+            released code); vla_adapter and focus_vla: tiny, full (the papers' sizes).
     """
 
     preset: str = "tiny"

@@ -49,6 +49,7 @@ INSTEAD = {  # LeRobot's presets of a policy's optimiser -> what this verb goes 
     "warmup_steps": "--warmup_steps",
     "decay_steps": "--steps",
 }
+NOT_HERE = ("pretrained_path", "pretrained_revision", "use_amp", "use_peft", "push_to_hub", "repo_id")
 
 
 def run(config: Config) -> None:
@@ -58,6 +59,12 @@ def run(config: Config) -> None:
 
     for name in sorted(INSTEAD.keys() & config.NAMED):
         raise FoveaError(f"--policy.{name} is for lerobot-train; `fovea train` goes by {INSTEAD[name]}")
+    for name in NOT_HERE:
+        if name in config.NAMED and getattr(config.policy, name):
+            raise FoveaError(
+                f"--policy.{name} is for lerobot-train; `fovea train` starts from new weights, in full precision, and "
+                "pushes nothing"
+            )
     training = TrainConfig(**{f.name: getattr(config, f.name) for f in fields(TrainConfig)})
     result = train_policy(
         config.dataset,

@@ -71,7 +71,8 @@ def build_features(
     A killed build goes on where it was; a second process that wants the same cache waits for the first.
 
     Args:
-        encoder: anything with `encode_image`, `identity`, `grid`, `width`; its weights must be frozen.
+        encoder: anything with `encode_image`, `identity`, `grid`, `width`, `device`; its weights must be frozen. It
+            runs where it is: move it to a GPU before.
         variant: name of the augmentation, part of the key.
         transform: applied before the encoder, see `Transform`; needs a `variant` of its own.
         cameras: which ones, in order; all of the data set by default.
@@ -248,7 +249,7 @@ class FeatureBuilder:
     def _encode(self, pictures: Tensor, episode: EpisodeInfo, key: str) -> np.ndarray:
         if self.transform is not None:
             pictures = self.transform(pictures, episode.index, key)
-        tokens = self.encoder.encode_image(pictures)
+        tokens = self.encoder.encode_image(pictures.to(self.encoder.device))
         expected = (len(pictures), *self.shape[2:])
         if tuple(tokens.values.shape) != expected or not bool(tokens.mask.all()):
             raise FoveaError(

@@ -4,6 +4,7 @@ Shape letters: B batch, N patches (row-major grid), M word positions, D width, H
 """
 
 import hashlib
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -66,6 +67,12 @@ class VisionEncoder(nn.Module, ABC):
             # numpy has no bfloat16: hash the raw bytes
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are; the processor if it has none."""
+        held = next(itertools.chain(self.parameters(), self.buffers()), None)
+        return torch.device("cpu") if held is None else held.device
 
     def freeze(self) -> Self:
         """Eval mode, no gradients, products through oneDNN on a CPU; returns itself."""

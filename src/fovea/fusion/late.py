@@ -1,4 +1,4 @@
-"""Late fusion (LF-VLA, the paper's first baseline): all patches go on to the policy, words have no say.
+"""Late fusion (LF-VLA, a baseline of the paper): all patches go on to the policy, words have no say.
 
 Shape letters: B batch, T time, C cameras, N patches, M words, D joint width, V width of the fused tokens.
 """

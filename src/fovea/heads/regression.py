@@ -1,4 +1,4 @@
-"""Regression head: a chunk of future actions at every position, L1 loss (EF-VLA, section 3.3).
+"""Regression head: a chunk of future actions at every position, L1 loss (EF-VLA, section 3.2).
 
 Shape letters: ... leading axes (batch, time), D width, H horizon, A action size.
 """

@@ -144,7 +144,7 @@ class ReferenceEFVLA(nn.Module):
         return values.clone()
 
     def tokens(self, patches: Tensor, words: Tensor, state: Tensor) -> Tensor:
-        """Patches (B, T, C, N, D), words (B, M, D), state (B, T, S) -> policy tokens (B, T, W), eq. 1 and eq. 3."""
+        """Patches (B, T, C, N, D), words (B, M, D), state (B, T, S) -> policy tokens (B, T, W), section 3.2."""
         batch, time = state.shape[:2]
         parts = [self.text_pooling(words)[:, None].expand(-1, time, -1)]
         spread = words[:, None].expand(-1, time, -1, -1).flatten(0, 1)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fovea.evaluation.statistics import success_rate
 from fovea.pipelines.ladder_tables import (
+    NOTHING_CHOSEN,
     cell,
     compare,
     details,
@@ -79,8 +80,9 @@ def _method_of_study(config: "EFVLAStudyConfig", collected: dict[str, Any]) -> l
         f"{SHARED['n_action_steps']} are played. Early fusion alone starts at half of the encoder's tau",
         f"({EARLY['temperature']}), and in training it goes without its pooled text in {EARLY['text_dropout']:.0%} of",
         f"the windows and without its patches' content in {EARLY['value_content_dropout']:.0%}, so that it looks;",
-        "LF-VLA has no other way to know the target, and keeps both. The last checkpoint acts; nothing was chosen on",
-        "test episodes. Official: states 30 and later,",
+        "LF-VLA has no other way to know the target, and keeps both.",
+        NOTHING_CHOSEN.format("steps, stride, learning rate"),
+        "Official: states 30 and later,",
         f"{config.episodes} a task. Drawn: layouts with other seeds than training's, {config.fewer} a task.",
         f"Unseen: the nine of EF-VLA's ten unseen tasks that the arm can do, {config.episodes} states each.",
         "Intervals: Wilson, 95 %, over the episodes of all seeds together. Vision that learns sees every picture anew:",

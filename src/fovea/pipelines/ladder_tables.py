@@ -8,6 +8,10 @@ from typing import Any
 from fovea.evaluation.statistics import SIGNIFICANT, endings, grounding, success_rate
 
 Outcome = dict[str, Any]
+NOTHING_CHOSEN = (
+    "The last checkpoint acts: none was chosen by its episodes. What all methods share ({}) was settled in earlier "
+    "runs, which had played some of the same starts."
+)
 
 
 def opening(title: str, name: str, study: Any, done: Sequence[Outcome], told: Sequence[str]) -> list[str]:
@@ -17,13 +21,22 @@ def opening(title: str, name: str, study: Any, done: Sequence[Outcome], told: Se
     return [
         f"# {title}",
         "",
-        f"`fovea reproduce {name} --scale {study.scale}{study.chosen()}` (commit {commits}; seeds 0 to "
-        f"{study.seeds - 1}): {len(done)} of {len(study.cells())} policies are trained and tested, {hours:.1f} "
+        f"`fovea reproduce {name} --scale {study.scale}{study.chosen()}` (commit {commits}; {_seeds(study, done)}): "
+        f"{len(done)} of {len(study.cells())} policies are trained and tested, {hours:.1f} "
         "core-hours of training and test episodes.",
         "",
         " ".join(told),
         "",
     ]
+
+
+def _seeds(study: Any, done: Sequence[Outcome]) -> str:
+    """'seeds 0 and 1', and which of them there are so far where some are missing."""
+    planned, found = range(study.seeds), sorted({o["seed"] for o in done})
+    text = f"seeds {' and '.join(map(str, planned))}" if len(planned) < 3 else f"seeds 0 to {planned[-1]}"
+    return (
+        text if found == list(planned) else f"{text} planned, so far {', '.join(map(str, found)) or 'none'}"
+    )
 
 
 def details(done: Sequence[Outcome], groups: Mapping[str, Sequence[str]]) -> list[str]:

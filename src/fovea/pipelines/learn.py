@@ -95,6 +95,7 @@ def train_policy(
 
     def cached(dataset: RecordedDataset) -> FeatureViews:
         assert encoder is not None  # without one, the policy learns from pixels
+        encoder.to(policy_config.device or "cpu")
         return build_views(
             encoder, dataset, augmentation, variants, workers=workers, progress=is_main_process()
         )

@@ -442,6 +442,22 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def checked_device(name: str | None) -> torch.device:
+    """The device of that name, or the best there is.
+
+    Raises:
+        FoveaError: this machine does not have it.
+    """
+    try:
+        device = torch.device(name or best_device())
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise FoveaError(
+            f"expected a device of this machine, such as {best_device()}, got {name}: {error}"
+        ) from error
+    return device
+
+
 __all__ = [
     "ACTION",
     "LIBERO_CAMERAS",
@@ -449,6 +465,7 @@ __all__ = [
     "STATE",
     "EFVLAConfig",
     "best_device",
+    "checked_device",
     "libero_inputs",
     "libero_outputs",
 ]

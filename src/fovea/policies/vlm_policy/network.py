@@ -34,7 +34,7 @@ class VLMFacts:
 
 
 class PolicyBlock(nn.Module):
-    """Attention, then ReLU(Linear(LN(attended + x))), VLA-Adapter's feed-forward (eqs. 5 and 8).
+    """Attention, then ReLU(Linear(LN(attended + x))), VLA-Adapter's feed-forward (eq. 8).
 
     With `film`, the layer that VLA-Adapter-Pro's weights hold and nothing reads.
     """
