@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from lerobot.configs import FeatureType, PolicyFeature
 
 from fovea.encoders.tiny import TinyConfig, TinyEncoder
 from fovea.errors import FoveaError
+from fovea.evaluation import film
 from fovea.evaluation.actor import Actor
 from fovea.evaluation.film import write_film
+from fovea.lens.word_maps import PolicyMaps
 from fovea.policies.ef_vla import features_ef_vla
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
@@ -80,10 +83,50 @@ def test_what_changes_how_it_acts_changes_its_identity(checkpoint):
 def test_every_word_looks_at_every_camera_and_becomes_a_film(checkpoint, tmp_path):
     actor = Actor.load(checkpoint)
     frames = observations(2)
-    maps = actor.look(actor.batch(frames))
-    assert maps.shape[:3] == (2, 2, 4)
-    np.testing.assert_allclose(maps.sum(axis=(-1, -2)), 1, atol=1e-5)
+    together, alone = PolicyMaps(actor, "").look_at(frames), PolicyMaps(actor, "").look(frames[1])
+    assert together[1].keys() == {"agentview", "wrist"}
+    for camera, maps in together[1].items():
+        assert maps.shape[0] == 4
+        np.testing.assert_allclose(maps.sum(axis=(-1, -2)), 1, atol=1e-5)
+        np.testing.assert_allclose(maps, alone[camera], atol=1e-5)
     assert write_film(tmp_path / "film.mp4", frames, actor).stat().st_size > 1000
+
+
+def test_a_film_lights_each_word_where_that_word_looks(checkpoint, tmp_path, monkeypatch):
+    """An encoder may cut words into pieces, and a policy may know one camera only."""
+    actor = Actor.load(checkpoint)
+    drawn = {}
+
+    def keep(pictures, maps, words, **rest):
+        drawn.update(maps=maps, words=words, **rest)
+        return iter(np.zeros((2, 16, 16, 3), np.uint8))
+
+    here, elsewhere = np.zeros((2, 4, 4), np.float32)
+    here[0, 0] = elsewhere[3, 3] = 1.0
+    unread = np.full((4, 4), np.nan, np.float32)
+
+    class Looks:
+        def __init__(self, *given):
+            pass
+
+        def look_at(self, observations):
+            return [{"wrist": np.stack([unread, here, elsewhere, here])} for _ in observations]
+
+    monkeypatch.setattr(film, "PolicyMaps", Looks)
+    monkeypatch.setattr(film, "episode_frames", keep)
+    write_film(tmp_path / "film.mp4", observations(2), actor)
+    assert drawn["words"] == ["pick", "up", "the", "milk"]
+    assert drawn["phrases"] == [[3]]
+    assert drawn["maps"].keys() == {"wrist"}
+    assert drawn["maps"]["wrist"].shape == (2, 4, 4, 4)
+    assert np.isfinite(drawn["maps"]["wrist"]).all()
+
+
+def test_empty_cameras_do_not_decide_how_large_pictures_are(checkpoint):
+    actor = Actor.load(checkpoint)
+    empty = PolicyFeature(type=FeatureType.VISUAL, shape=(3, 480, 640))
+    actor.policy.config.input_features["observation.images.empty_camera_0"] = empty
+    assert actor.image_size == 32
 
 
 def test_what_is_no_checkpoint_is_refused(checkpoint, tmp_path):

@@ -32,7 +32,7 @@ class Script:
     actions: list[np.ndarray] = field(default_factory=list)
     identity: str = "script"
     asked: int = 0
-    has_maps: bool = True
+    has_maps: bool = False
     patience: int = 10**6  # Ctrl-C is pressed when it has been asked so often
 
     def new_episode(self, seed: int) -> dict[str, int]:
@@ -55,10 +55,6 @@ class Script:
 
     def play(self, states: list[Any], batch: list[dict[str, Any]], every_frame: list[bool]) -> np.ndarray:
         return self.act(states, batch)[:, None]
-
-    def look(self, batch: list[dict[str, Any]]) -> np.ndarray:
-        words = len(batch[0]["task"].split())
-        return np.full((len(batch), 2, words, 4, 4), 1 / 16, dtype=np.float32)
 
 
 @dataclass
@@ -131,7 +127,12 @@ def test_finished_episodes_are_kept_and_half_a_line_is_played_again(tmp_path):
     assert len(read_records(path)) == 2
     evaluate(third, STARTS, tmp_path, workers=1, **options)
     assert third.asked == 2
-    assert len([json.loads(line) for line in path.read_text().splitlines()]) == 3
+    lines = path.read_text().splitlines(keepends=True)
+    assert len([json.loads(line) for line in lines]) == 3
+
+    path.write_text(lines[0] + lines[1][:30] + "\n" + lines[2])
+    with pytest.raises(FoveaError, match=r"episodes\.jsonl, line 2: expected the record of an episode"):
+        evaluate(third, STARTS, tmp_path, workers=1, **options)
 
 
 def test_a_worker_that_dies_is_named_and_replaced(tmp_path, capsys):

@@ -30,6 +30,17 @@ def test_rate_and_interval_come_from_the_counts(tmp_path):
     assert "between 64&nbsp;% and 95&nbsp;%" in page
 
 
+def test_films_promise_maps_only_where_they_have_some(tmp_path):
+    (tmp_path / "film.mp4").write_bytes(b"a film")
+    video = {"caption": "a task", "path": str(tmp_path / "film.mp4")}
+    plain = write_report({"title": "t", "videos": [video]}, tmp_path / "plain").read_text()
+    looking = write_report({"title": "t", "videos": [video | {"maps": True}]}, tmp_path / "maps").read_text()
+    assert "Where it looks" in looking
+    assert "patches match the words" in looking
+    assert "Films" in plain
+    assert "patches match the words" not in plain
+
+
 def test_numpy_numbers_paths_and_nan_are_kept_as_json(tmp_path):
     data = {
         "title": "t",
@@ -108,6 +119,7 @@ def test_videos_of_one_name_are_both_kept(tmp_path):
         ({"success": {"successes": 21, "episodes": 20}}, r"success.successes: expected 0 \.\.\. 20"),
         ({"success": SUCCESS | {"rate": 0.95}}, r"success.rate: expected 0.85 \(17 of 20\), got 0.95"),
         ({"success": SUCCESS | {"interval": [64, 95]}}, "success.interval: expected"),
+        ({"success": SUCCESS | {"interval": [0.0, 0.1]}}, "success.interval: expected Wilson's"),
         ({"success": {"successes": True, "episodes": 1}}, "successes: expected a whole number, got True"),
         ({"tasks": {"a": 1}}, "tasks: expected a list"),
         ({"suites": [SUCCESS | {"name": "a", "rate": 0.1}]}, r"suites\[0\].rate"),

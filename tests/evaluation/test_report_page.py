@@ -42,7 +42,7 @@ def page(tmp_path_factory):
         "stages": [{"name": "collect", "seconds": 62.0}, {"name": "train", "seconds": 31.5}],
         "wall_seconds": 95.0,
         "videos": [
-            {"path": film, "caption": f"{INSTRUCTION}: 40 steps", "success": number != 1}
+            {"path": film, "caption": f"{INSTRUCTION}: 40 steps", "success": number != 1, "maps": True}
             for number, film in enumerate(films)
         ],
         "diagnostics": {"right object approached": "5 of 6 episodes"},

@@ -1,6 +1,7 @@
 """The first study's table and verdict say what the episodes say."""
 
-from fovea.pipelines.first import FirstConfig, summarise, table, target_of, verdict
+from fovea.pipelines.first import FirstConfig, summarise, table, verdict
+from fovea.sim.suites import target_of
 
 
 def records(target: str, won: int, lost: int) -> list[dict]:

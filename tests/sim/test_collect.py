@@ -1,17 +1,19 @@
 """Collection: real demonstrations, the same ones whatever interrupts them."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from fovea.data.dataset import open_dataset
-from fovea.data.staging import StagedEpisodes, claim, write_episode
+from fovea.data.staging import StagedEpisodes, claimed, write_episode
 from fovea.errors import FoveaError
-from fovea.sim import collect
+from fovea.sim import collect, expert
 from fovea.sim.collect import CollectConfig, Job
 from fovea.sim.disturb import Disturbance
+from fovea.sim.expert import NoGrasp
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +69,11 @@ def test_an_episode_depends_on_configuration_and_number_alone(recorded, tmp_path
 
 def test_half_a_collection_goes_on_with_the_same_settings_only(tmp_path):
     config = CollectConfig(out=tmp_path / "data", tasks=[0])
-    claim(tmp_path / ".data.staging", config.identity())
+    with claimed(config.out, config.identity()) as staging:
+        assert staging.is_dir()
     more = CollectConfig(out=tmp_path / "data", tasks=[0], workers=1, episodes=50)
-    claim(tmp_path / ".data.staging", more.identity())
+    with claimed(more.out, more.identity()) as again:
+        assert again == staging
     with pytest.raises(FoveaError, match="other settings"):
         collect.run(CollectConfig(out=tmp_path / "data", tasks=[0], seed=1))
 
@@ -77,13 +81,37 @@ def test_half_a_collection_goes_on_with_the_same_settings_only(tmp_path):
 def test_fewer_episodes_than_were_begun_are_refused(recorded, tmp_path):
     config, _ = recorded
     fewer = CollectConfig(**{**vars(config), "out": tmp_path / "data", "episodes": 1})
-    staging = tmp_path / ".data.staging"
-    claim(staging, fewer.identity())
     pictures = np.zeros((1, 2, 32, 32, 3), np.uint8)
     header = {"start": {}, "task": "pick up the milk", "split": "train"}
-    write_episode(staging, 1, images=pictures, state=np.zeros((1, 8)), action=np.zeros((1, 7)), header=header)
+    with claimed(fewer.out, fewer.identity()) as staging:
+        write_episode(
+            staging, 1, images=pictures, state=np.zeros((1, 8)), action=np.zeros((1, 7)), header=header
+        )
     with pytest.raises(FoveaError, match="1 episodes more"):
         collect.run(fewer)
+
+
+def test_a_second_process_and_a_folder_that_is_taken_are_refused_before_anything_is_recorded(tmp_path):
+    config = CollectConfig(out=tmp_path / "data", tasks=[0])
+    with (
+        claimed(config.out, config.identity()),
+        pytest.raises(FoveaError, match="another process is working"),
+    ):
+        collect.run(config)
+    config.out.mkdir()
+    (config.out / "somebody.txt").write_text("else's")
+    with pytest.raises(FoveaError, match="exists already and is not empty"):
+        collect.run(config)
+    with pytest.raises(FoveaError, match=r"expected a new folder with a name, got '\.'"):
+        collect.run(CollectConfig(out=Path(), tasks=[0]))
+
+
+def test_an_object_that_cannot_be_grasped_any_more_is_a_failed_try(monkeypatch):
+    def fallen(env):
+        raise NoGrasp("milk_1 is wider than the hand")
+
+    monkeypatch.setattr(expert, "Expert", fallen)
+    assert collect.record_episode(None, np.random.default_rng(0), 0.2, 0.25) is None
 
 
 def test_other_suites_keep_their_own_target_in_drawn_layouts(tmp_path):
@@ -110,6 +138,10 @@ def test_other_suites_keep_their_own_target_in_drawn_layouts(tmp_path):
         ("recoveries", 1.5),
         ("init_states", [5, 2]),
         ("holdout", ["milk"]),
+        ("holdout", ["kechup"]),
+        ("tasks", [0, 3, 0]),
+        ("image_size", 33),
+        ("image_size", 4096),
     ],
 )
 def test_bad_settings_are_refused_by_name(field, value):

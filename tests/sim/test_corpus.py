@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 from pathlib import Path
@@ -104,6 +105,19 @@ def test_a_scene_that_libero_cannot_build_is_counted_with_its_reason(tmp_path):
     assert "no_such_thing" in result["rejected"]["0"]
     assert json.loads((tmp_path / "corpus.json").read_text())["rejected"] == result["rejected"]
     assert _run(tmp_path, specs=[], scenes=1) == result, "not tried again"
+
+
+@pytest.mark.parametrize(
+    "passing", [FoveaError("the disk of /data is full"), OSError(errno.ENOSPC, "No space left on device")]
+)
+def test_a_failure_of_the_machine_is_not_held_against_a_scene(passing, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise passing
+
+    monkeypatch.setattr(corpus, "build_sim_env", fail)
+    with pytest.raises(type(passing)):
+        _run(tmp_path, scenes=1)
+    assert list((tmp_path / "rejects").iterdir()) == []
 
 
 @pytest.mark.parametrize("field", ["scenes", "frames", "workers"])

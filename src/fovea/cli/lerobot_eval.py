@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fovea.data import keys
 from fovea.errors import FoveaError
 
 PROGRAM = "lerobot-eval"
@@ -60,7 +61,7 @@ def prepared(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     from fovea.sim.lerobot_files import write_lerobot_files
 
     policy = _value(arguments, "--policy.path")
-    if policy is None:
+    if not policy:
         raise FoveaError(
             "lerobot-eval needs --policy.path, as in `--policy.path=outputs/train/checkpoints/last`"
         )
@@ -97,7 +98,7 @@ def _value(arguments: Sequence[str], flag: str) -> str | None:
 def _replaced(arguments: Sequence[str], flag: str, value: str) -> list[str]:
     words = list(arguments)
     for position, word in enumerate(words):
-        if word == flag:
+        if word == flag and position + 1 < len(words):
             words[position + 1] = value
         elif word.startswith(f"{flag}="):
             words[position] = f"{flag}={value}"
@@ -108,5 +109,9 @@ def _image_size(policy: Path) -> int | None:
     """Side of the pictures that a policy's configuration names; None if it is not here or names none."""
     path = policy / "config.json"
     features = json.loads(path.read_text()).get("input_features", {}) if path.is_file() else {}
-    sizes = [feature["shape"][-1] for feature in features.values() if feature.get("type") == "VISUAL"]
+    sizes = [
+        feature["shape"][-1]
+        for key, feature in features.items()
+        if feature.get("type") == "VISUAL" and keys.EMPTY_CAMERA not in key
+    ]
     return max(sizes, default=None)

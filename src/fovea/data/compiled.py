@@ -160,5 +160,10 @@ def _is_sound(folder: Path) -> bool:
     """Whether both files are there, and as they were written."""
     if not (folder / "compiled.json").is_file():
         return False
-    recorded = read_json(folder / "compiled.json", "record of a compiled encoder")["sha256"]
-    return all((folder / name).is_file() and sha256_file(folder / name) == recorded[name] for name in FILES)
+    try:
+        recorded = read_json(folder / "compiled.json", "record of a compiled encoder")["sha256"]
+        return all(
+            (folder / name).is_file() and sha256_file(folder / name) == recorded[name] for name in FILES
+        )
+    except (FoveaError, KeyError, TypeError):  # a damaged record says nothing about the files
+        return False

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from fovea.data.files import read_json, require_space
 from fovea.data.import_libero_files import Demo, LiberoFile, arrays, open_file, outline
 from fovea.data.record import RECORD, assemble, totals
-from fovea.data.staging import StagedEpisodes, check_same, claim, is_validation, write_episode
+from fovea.data.staging import StagedEpisodes, check_same, claimed, is_validation, write_episode
 from fovea.errors import FoveaError
 from fovea.progress import progress_bar
 
@@ -100,22 +100,20 @@ def run(
         refused.append(f"pictures have sides of {sorted(sides)} pixels; import those of one size at a time")
     if refused and (len(sides) > 1 or not config.skip_bad):
         raise FoveaError(_refusal(refused))
-    staging = config.out.with_name(f".{config.out.name}.staging")
     jobs = _jobs(outlines, config.episodes)
-    todo = [job for job in jobs if job.index not in StagedEpisodes(staging)]
-    require_space(staging, sum(job.demo.bytes for job in todo), "staging the demonstrations")
-    claim(staging, identity)
-    refused += _stage(config, staging, todo, len(jobs), progress)
-    notes = [note for one in outlines for note in one.notes]
-    side = next(iter(sides), 0)
-    meta = {
-        "import": identity,
-        "refused": refused,
-        "notes": notes,
-        "render": render(side) if render else None,
-    }
-    assemble(staging, config.out, meta, progress=progress)
-    shutil.rmtree(staging)
+    with claimed(config.out, identity) as staging:
+        todo = [job for job in jobs if job.index not in StagedEpisodes(staging)]
+        require_space(staging, sum(job.demo.bytes for job in todo), "staging the demonstrations")
+        refused += _stage(config, staging, todo, len(jobs), progress)
+        side = next(iter(sides), 0)
+        meta = {
+            "import": identity,
+            "refused": refused,
+            "notes": [note for one in outlines for note in one.notes],
+            "render": render(side) if render else None,
+        }
+        assemble(staging, config.out, meta, progress=progress)
+        shutil.rmtree(staging)
     return _summary(config.out, meta)
 
 

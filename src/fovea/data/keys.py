@@ -11,3 +11,6 @@ FPS = 20
 def features_key(image_key: str) -> str:
     """Batch key of a camera's cached patches: 'observation.images.image' -> 'observation.features.image'."""
     return image_key.replace("observation.images.", "observation.features.")
+
+
+EMPTY_CAMERA = "empty_camera"  # in the keys of cameras that LeRobot's SmolVLA makes up; no robot has them

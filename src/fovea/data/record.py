@@ -21,7 +21,7 @@ import numpy as np
 
 from fovea.data import keys
 from fovea.data.files import full_disk_named, locked, read_json, require_space, sha256_file, write_json
-from fovea.data.staging import StagedEpisode, StagedEpisodes
+from fovea.data.staging import StagedEpisode, StagedEpisodes, check_free
 from fovea.errors import FoveaError
 from fovea.progress import progress_bar
 
@@ -66,11 +66,11 @@ def assemble(
     staged, out_dir = StagedEpisodes(staging_dir), Path(out_dir)
     if not len(staged):
         raise FoveaError(f"expected staged episodes in {staging_dir}, found none; collect some first")
-    if out_dir.exists() and any(out_dir.iterdir()):
-        raise FoveaError(f"{out_dir} exists already and is not empty; delete it or choose another folder")
+    check_free(out_dir)
     building = out_dir.with_name(f".{out_dir.name}.assembling")
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with locked(out_dir.with_name(f".{out_dir.name}.lock"), wait=False):
+        check_free(out_dir)
         shutil.rmtree(building, ignore_errors=True)
         staged_bytes = sum(path.stat().st_size for path in staged.folder.glob("episode_*.npz"))
         require_space(out_dir, staged_bytes // 8, "the data set")

@@ -66,7 +66,7 @@ class SceneCorpus:
         try:
             with np.load(path, allow_pickle=False) as file:
                 shard = {key: file[key] for key in ("images", "labels", "camera", "scene")}
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise FoveaError(
                 f"{path} is no readable corpus shard ({error}); delete it and render again"
             ) from error

@@ -10,13 +10,14 @@ Shapes: n steps, C = 2 cameras (agent view, wrist), h, w pixels.
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fovea.data.files import atomic_write, differing, read_json, write_json
+from fovea.data.files import atomic_write, differing, locked, read_json, write_json
 from fovea.errors import FoveaError
 
 STATE_SIZE = 8
@@ -52,6 +53,7 @@ class StagedEpisode:
         self._expect(self.images.dtype == np.uint8, "images uint8", self.images.dtype)
         image = self.images.shape
         self._expect(len(image) == 5 and image[1] == 2 and image[4] == 3, "images (n, 2, h, w, 3)", image)
+        self._expect(not any(side % 2 for side in image[2:4]), "pictures with even sides, for videos", image)
         self._expect(n > 0 and image[0] == n, f"as many images as actions ({n}, at least 1)", image[0])
         self._expect(self.state.shape == (n, STATE_SIZE), f"state ({n}, {STATE_SIZE})", self.state.shape)
         self._expect(self.action.shape == (n, ACTION_SIZE), f"action ({n}, {ACTION_SIZE})", self.action.shape)
@@ -84,12 +86,35 @@ class StagedEpisode:
         return len(self.action)
 
 
-def claim(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Make a staging folder, or go on with it if it was begun with the same settings.
+def check_free(out: Path) -> None:
+    """Refuse a folder for a new data set that holds something.
 
     Raises:
-        FoveaError: if it was begun with others.
+        FoveaError: it does, or it has no name of its own, such as ".".
     """
+    if not out.name:
+        raise FoveaError(f"expected a new folder with a name, got {str(out)!r}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FoveaError(f"{out} exists already and is not empty; delete it or choose another folder")
+
+
+@contextmanager
+def claimed(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
+    """The staging folder of a data set that will be `out`: made, or gone on with if it was begun with the same
+    settings; this process's alone while the block runs.
+
+    Raises:
+        FoveaError: it was begun with other settings, `out` holds something, or another process fills it right now.
+    """
+    check_free(out)
+    folder = out.with_name(f".{out.name}.staging")
+    with locked(folder.with_suffix(".staging.lock"), wait=False):
+        check_free(out)  # another process may have finished it meanwhile
+        _claim(folder, identity)
+        yield folder
+
+
+def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / "config.json"
     if not path.exists():
         write_json(path, identity)

@@ -74,11 +74,14 @@ class Actor:
     @property
     def image_size(self) -> int:
         """Side in pixels of the pictures that the policy was trained on; 128 for one that sees none."""
-        return max((feature.shape[-1] for feature in self.policy.config.image_features.values()), default=128)
+        features = self.policy.config.image_features
+        return max(
+            (its.shape[-1] for key, its in features.items() if keys.EMPTY_CAMERA not in key), default=128
+        )
 
     @property
     def has_maps(self) -> bool:
-        """Whether `look` works: the policy has word-to-patch maps."""
+        """Whether the policy has word-to-patch maps (`fovea.lens.word_maps`)."""
         return getattr(self.policy.config, "fusion", None) == "early"
 
     def new_episode(self, seed: int) -> Any:
@@ -130,12 +133,6 @@ class Actor:
 
     def _actions(self, states: Sequence[Any], batch: Any) -> torch.Tensor:
         return self.postprocessor(self.policy.act(states, batch))
-
-    @torch.no_grad()
-    def look(self, batch: dict[str, Any]) -> np.ndarray:
-        """Word-to-patch maps (B, C, M, rows, columns) of frames of one instruction, M its words; cameras sorted."""
-        where = self.policy.attention(batch)
-        return where.weights[:, 0][:, :, where.mask[0]].float().cpu().numpy()
 
 
 @dataclass
@@ -256,7 +253,7 @@ def _check_features(folder: Path, config: Any, preprocessor: Any) -> None:
     for step in getattr(preprocessor, "steps", ()):
         renamed |= getattr(step, "rename_map", {})
     shown = {renamed.get(key, key) for key in (*keys.IMAGES, keys.STATE)}
-    wanted = {key for key in config.input_features if "empty_camera" not in key}
+    wanted = {key for key in config.input_features if keys.EMPTY_CAMERA not in key}
     if lacking := sorted(wanted - shown):
         raise FoveaError(
             f"the {config.type} policy in {folder} wants {', '.join(lacking)}, but LIBERO shows "

@@ -106,9 +106,24 @@ def evaluate(
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Records of a results file; a last line that was cut off by a kill is left out."""
+    """Records of a results file; a last line that was cut off by a kill is left out.
+
+    Raises:
+        FoveaError: another line is damaged.
+    """
     text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    records = []
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise FoveaError(
+                f"{path}, line {number}: expected the record of an episode, it is damaged ({error}); delete that line, "
+                "and its episode will be played again"
+            ) from error
+    return records
 
 
 def _drop_cut_line(path: Path) -> None:

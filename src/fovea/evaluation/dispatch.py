@@ -147,7 +147,7 @@ class Dispatch:
         if slot.kept and self.films.take(slot.number, record):
             video = self.out / "videos" / f"{record['id']}.mp4"
             write_film(video, slot.kept, self.actor)
-            record["video"] = video.relative_to(self.out).as_posix()
+            record |= {"video": video.relative_to(self.out).as_posix(), "maps": self.actor.has_maps}
         return record
 
     def _replace(self, slot: Slot, death: str) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fovea.data import keys
 from fovea.evaluation.actor import Actor, Observation
-from fovea.lens.overlay import enlarge, episode_frames, split_words
+from fovea.lens.overlay import enlarge, episode_frames, noun_phrases, split_words
 from fovea.lens.video import write_video
+from fovea.lens.word_maps import CAMERA_NAMES, PolicyMaps
 
 AT_ONCE = 32  # frames whose maps are computed together
 SIDE = 256  # of each picture in a video, pixels
@@ -47,27 +49,35 @@ def _kind(record: Mapping[str, Any]) -> tuple[bool, str, int]:
 
 
 def write_film(path: Path, observations: Sequence[Observation], actor: Actor) -> Path:
-    """The video of an episode: its pictures and, where the policy has maps, below them where the words look.
+    """The video of an episode: its pictures; of a policy with maps those it sees, and below where the words look.
 
     Args:
         path: an .mp4.
         observations: T observations of one episode, as `LiberoEnv.observe` gives them.
         actor: the policy whose maps are shown.
     """
-    prefix = "observation.images."
-    names = sorted(key.removeprefix(prefix) for key in observations[0] if key.startswith(prefix))
-    pictures = {name: np.stack([o[prefix + name] for o in observations]) for name in names}
     if not actor.has_maps:
-        views = ([enlarge(pictures[name][t], SIDE) for name in names] for t in range(len(observations)))
+        names = [key for key in keys.IMAGES if key in observations[0]]
+        views = ([enlarge(o[key], SIDE) for key in names] for o in observations)
         return write_video((np.concatenate(view, axis=1) for view in views), path, quality=29)
+    looks = PolicyMaps(actor, "")
     runs = [observations[i : i + AT_ONCE] for i in range(0, len(observations), AT_ONCE)]
-    maps = np.concatenate([actor.look(actor.batch(run)) for run in runs])
-    words = split_words(observations[0]["task"])
-    words = [*words, *["·"] * maps.shape[2]][
-        : maps.shape[2]
-    ]  # an encoder may split words or see fewer of them
-    return write_video(
-        episode_frames(pictures, {name: maps[:, c] for c, name in enumerate(names)}, words, side=SIDE),
-        path,
-        quality=29,
+    found = [maps for run in runs for maps in looks.look_at(run)]
+    cameras = {name: key for key, name in CAMERA_NAMES.items() if name in found[0]}
+    pictures = {name: np.stack([o[key] for o in observations]) for name, key in cameras.items()}
+    maps = {name: np.stack([its[name] for its in found]) for name in cameras}
+    words = split_words(observations[0][keys.TASK])
+    first = next(iter(maps.values()))
+    read = {
+        word for word in range(len(words)) if np.isfinite(first[:, word]).all()
+    }  # others have no map to show
+    phrases = [[word for word in run if word in read] for run in noun_phrases(words)]
+    shown = [run for run in phrases if run]
+    frames = episode_frames(
+        pictures,
+        {name: np.nan_to_num(its) for name, its in maps.items()},
+        words,
+        side=SIDE,
+        phrases=shown[:1] + shown[1:][-1:],
     )
+    return write_video(frames, path, quality=29)

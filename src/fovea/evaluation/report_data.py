@@ -120,6 +120,9 @@ def _success(record: dict[str, Any], where: str) -> dict[str, Any]:
     numbers = [bound for bound in interval if isinstance(bound, int | float) and not isinstance(bound, bool)]
     if len(interval) != 2 or len(numbers) != 2 or not 0 <= numbers[0] <= numbers[1] <= 1:
         raise _wrong(f"{where}.interval", "[low, high] with 0 <= low <= high <= 1", interval)
+    expected = computed["interval"]
+    if any(abs(a - b) > 5e-3 for a, b in zip(interval, expected, strict=True)):
+        raise _wrong(f"{where}.interval", f"Wilson's, {expected} ({successes} of {episodes})", interval)
     return {**record, "rate": computed["rate"] if rate is None else rate, "interval": interval}
 
 

@@ -134,8 +134,10 @@ def _videos(report: Mapping[str, Any], uris: Sequence[str]) -> str:
         )
     if not figures:
         return ""
-    body = f'<p>{WHERE_IT_LOOKS}</p>\n<div class="films">{"".join(figures)}</div>'
-    return section("videos", "Where it looks", body)
+    films = f'<div class="films">{"".join(figures)}</div>'
+    if not any(video.get("maps") for video in report["videos"]):
+        return section("videos", "Films", films)
+    return section("videos", "Where it looks", f"<p>{WHERE_IT_LOOKS}</p>\n{films}")
 
 
 def _curve(report: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from fovea.lens.word_maps import CAMERA_NAMES, SIM_CAMERAS
 from fovea.sim import bddl
 from fovea.sim.catalogue import CATALOGUE
 from fovea.sim.env import LiberoEnv
-from fovea.sim.expert import Expert, UnsupportedGoal
+from fovea.sim.expert import Expert, NoGrasp, UnsupportedGoal
 from fovea.sim.layout import EpisodeStart
 from fovea.sim.render import Camera, RenderSettings
 from fovea.sim.suites import get_task, get_tasks
@@ -141,13 +141,13 @@ def _along(photographer: Photographer, start: EpisodeStart, count: int) -> Itera
         return
     try:
         expert = Expert(env)
-    except UnsupportedGoal:
+        for step in range(1, (count - 1) * EVERY + 1):
+            if env.step(expert.act()):
+                return
+            if step % EVERY == 0:
+                yield photographer.take(start, step)
+    except (UnsupportedGoal, NoGrasp):  # no more moments of this scene
         return
-    for step in range(1, (count - 1) * EVERY + 1):
-        if env.step(expert.act()):
-            return
-        if step % EVERY == 0:
-            yield photographer.take(start, step)
 
 
 def choose_starts(
@@ -188,7 +188,7 @@ def named_in_data(root: Path) -> frozenset[str]:
         if question not in asked:
             asked.add(question)
             present = [f"{kind}_1" for kind in CATALOGUE]
-            if start:
+            if {"suite", "task_id"} <= start.keys():
                 task = get_task(start["suite"], start["task_id"])
                 present = bddl.instances(task.bddl_file.read_text())
             named.update(*(noun.types for noun in nouns(episode.task, present, ())))

@@ -110,13 +110,21 @@ class PolicyMaps:
         scales = policy.model.fusion.scale.detach().flatten().tolist()
         return {self._names[key]: 1 / s for key, s in zip(policy.config.camera_keys, scales, strict=True)}
 
-    @torch.no_grad()
     def look(self, observation: Observation) -> Maps:
-        where = self.actor.policy.attention(self.actor.batch([observation]))
-        maps = where.weights[0, 0].float().cpu().numpy()  # (C, M, gh, gw) over token positions
-        seen = where.mask[0].cpu().numpy()
-        spans = [[i for i in run if i < len(seen) and seen[i]] for run in self._spans(observation[keys.TASK])]
-        return {self._names[key]: _by_word(maps[i], spans) for i, key in enumerate(where.cameras)}
+        return self.look_at([observation])[0]
+
+    @torch.no_grad()
+    def look_at(self, observations: Sequence[Observation]) -> list[Maps]:
+        """The maps of several observations, in one call of the policy."""
+        where = self.actor.policy.attention(self.actor.batch(observations))
+        weights = where.weights[:, 0].float().cpu().numpy()  # (B, C, M, gh, gw) over token positions
+        found: list[Maps] = []
+        for maps, seen, observation in zip(weights, where.mask.cpu().numpy(), observations, strict=True):
+            spans = [
+                [i for i in run if i < len(seen) and seen[i]] for run in self._spans(observation[keys.TASK])
+            ]
+            found.append({self._names[key]: _by_word(maps[i], spans) for i, key in enumerate(where.cameras)})
+        return found
 
 
 def camera_names(actor: Actor) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """How often the scripted expert reaches a suite's goals: official initial states, the official step limit."""
 
 import json
-import multiprocessing
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from fovea.data.files import atomic_write
 from fovea.errors import FoveaError
 from fovea.evaluation.statistics import SuccessRate
 from fovea.pipelines.stages import current_commit
+from fovea.processes import spread
 from fovea.progress import progress_bar
 from fovea.sim.gl import single_threaded_children
 from fovea.sim.suites import get_task, get_tasks
@@ -164,11 +164,8 @@ def _play_all(
     if config.workers == 1 or len(jobs) < 2:
         yield from map(_play_some, jobs)
         return
-    context = multiprocessing.get_context("spawn")
     with single_threaded_children():
-        pool = context.Pool(min(config.workers, len(jobs)))
-    with pool:
-        yield from pool.imap_unordered(_play_some, jobs)
+        yield from spread(_play_some, jobs, config.workers)
 
 
 def _play_some(job: tuple[BenchExpertsConfig, int, list[int], str]) -> list[dict[str, Any]]:
@@ -198,15 +195,20 @@ def _play_some(job: tuple[BenchExpertsConfig, int, list[int], str]) -> list[dict
 def _play(env: Any, config: BenchExpertsConfig, rng: np.random.Generator) -> tuple[int | None, str | None]:
     """Steps to success (None if the limit came first), and why the expert cannot do the task at all."""
     from fovea.sim.disturb import Disturbance
-    from fovea.sim.expert import Expert, UnsupportedGoal
+    from fovea.sim.expert import Expert, NoGrasp, UnsupportedGoal
 
     disturbance = Disturbance(rng, config.noise, bool(config.noise) and rng.random() < config.recoveries)
     try:
         expert = Expert(env)
+    except NoGrasp:
+        return None, None
     except UnsupportedGoal as error:
         return None, str(error)
     for step in range(env.max_steps):
-        action = expert.act()
+        try:
+            action = expert.act()
+        except NoGrasp:  # something lies so that the fingers cannot take it
+            return None, None
         if config.noise:
             action = disturbance.apply(action, step, holding=expert.holding, distance=expert.distance)
         if env.step(action):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fovea.errors import FoveaError
 from fovea.sim.collect import CollectConfig
-from fovea.sim.suites import get_tasks
+from fovea.sim.suites import check_targets, get_tasks, target_of
 from fovea.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -56,11 +56,7 @@ class FirstConfig:
                 raise FoveaError(f"--{name}: expected at least 1, got {getattr(self, name)}")
         if not self.holdout:
             raise FoveaError("--holdout: expected at least one object type, such as butter, got none")
-        known = {target_of(task.name) for task in get_tasks(SUITE)}
-        if unknown := sorted(set(self.holdout) - known):
-            raise FoveaError(
-                f"--holdout: {', '.join(unknown)} is no target of {SUITE}; known: {', '.join(sorted(known))}"
-            )
+        check_targets("--holdout", self.holdout)
 
     def collection(self) -> CollectConfig:
         """The demonstrations: any object of a scene as target, except those held out."""
@@ -151,11 +147,6 @@ def run(config: FirstConfig) -> dict[str, Any]:
     config.results.write_text(table(config, outcome))
     config.results.with_suffix(".json").write_text(json.dumps(outcome, indent=2) + "\n")
     return outcome
-
-
-def target_of(task_name: str) -> str:
-    """The object type that a libero_object task picks, from its name."""
-    return task_name.removeprefix("pick_up_the_").removesuffix("_and_place_it_in_the_basket")
 
 
 def _targets() -> dict[int, list[str]]:

@@ -48,6 +48,7 @@ def choose_videos(records: list[dict[str, Any]], most: int = 3) -> list[dict[str
     chosen += rest[: most - len(chosen)]
     return [
         {"path": record["video"], "success": bool(record["success"]), "caption": _caption(record)}
+        | ({"maps": True} if record.get("maps") else {})
         for record in chosen
     ]
 

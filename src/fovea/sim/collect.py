@@ -18,7 +18,7 @@ import numpy as np
 
 from fovea import __version__
 from fovea.data.files import read_json
-from fovea.data.staging import StagedEpisodes, check_same, claim, is_validation, write_episode
+from fovea.data.staging import StagedEpisodes, check_same, claimed, is_validation, write_episode
 from fovea.errors import FoveaError
 from fovea.processes import ctrl_c_stays_here
 from fovea.progress import progress_bar
@@ -27,7 +27,7 @@ from fovea.sim.env import LiberoEnv
 from fovea.sim.gl import single_threaded_children
 from fovea.sim.layout import LAYOUTS, TARGET_SUITE, EpisodeStart
 from fovea.sim.render import CAMERAS, RenderSettings
-from fovea.sim.suites import get_task, get_tasks
+from fovea.sim.suites import check_targets, get_task, get_tasks
 
 TRIES = 8  # an episode that fails is drawn again this often
 NOISE_LEVELS = (0.0, 0.5, 1.0)  # of the configured noise; one is drawn for each episode
@@ -73,7 +73,11 @@ class CollectConfig:
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise FoveaError(f"--layout: expected one of {', '.join(LAYOUTS)}, got {self.layout!r}")
-        for name, least in (("episodes", 1), ("workers", 1), ("image_size", 32), ("seed", 0)):
+        if not 32 <= self.image_size <= 2048 or self.image_size % 2:
+            raise FoveaError(
+                f"--image_size: expected an even number from 32 to 2048 (of videos), got {self.image_size}"
+            )
+        for name, least in (("episodes", 1), ("workers", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise FoveaError(f"--{name}: expected at least {least}, got {getattr(self, name)}")
         for name in ("recoveries", "val_share"):
@@ -83,6 +87,9 @@ class CollectConfig:
             raise FoveaError(f"--noise: expected 0 to 1 (1.0 = 5 cm a step), got {self.noise}")
         if len(self.init_states) != 2 or not 0 <= self.init_states[0] <= self.init_states[1]:
             raise FoveaError(f"--init_states: expected [first, last], got {self.init_states}")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise FoveaError(f"--tasks: expected different numbers, got {self.tasks}")
+        check_targets("--holdout", self.holdout)
         if self.holdout and (self.layout != "drawn" or self.suite != TARGET_SUITE):
             raise FoveaError(
                 f"--holdout goes with --layout drawn of {TARGET_SUITE}: elsewhere a task picks its own object"
@@ -119,16 +126,21 @@ def run(config: CollectConfig) -> dict[str, Any]:
     Raises:
         FoveaError: unknown suite or task, a folder that holds something else, or a task that the expert cannot do.
     """
-    from fovea.data.record import assemble
-
     for task_id in config.task_ids:
         get_task(config.suite, task_id)
     if (config.out / "meta" / "fovea.json").exists():
         meta = read_json(config.out / "meta" / "fovea.json", "record")
         check_same(meta.get("collection"), config.identity() | {"episodes": config.episodes}, config.out)
         return _summary(config, meta)
-    staging = config.out.with_name(f".{config.out.name}.staging")
-    claim(staging, config.identity())
+    with claimed(config.out, config.identity()) as staging:
+        meta = _finish(config, staging)
+    return _summary(config, meta)
+
+
+def _finish(config: CollectConfig, staging: Path) -> dict[str, Any]:
+    """Record what is missing and assemble the data set; its record."""
+    from fovea.data.record import assemble
+
     jobs = _jobs(config)
     done = set(StagedEpisodes(staging).indices)
     if extra := len(done - {job.index for job in jobs}):
@@ -150,7 +162,7 @@ def run(config: CollectConfig) -> dict[str, Any]:
     }
     assemble(staging, config.out, meta)
     shutil.rmtree(staging)
-    return _summary(config, meta)
+    return meta
 
 
 def _summary(config: CollectConfig, meta: dict[str, Any]) -> dict[str, Any]:
@@ -329,6 +341,15 @@ def record_episode(
     Returns:
         images (n, 2, h, w, 3), state (n, 8), action (n, 7) and a header; None if the goal was not reached in time.
     """
+    from fovea.sim.expert import NoGrasp
+
+    try:
+        return _play(env, rng, noise, recoveries)
+    except NoGrasp:  # something fell so that the fingers cannot take it: a failed try like any other
+        return None
+
+
+def _play(env: LiberoEnv, rng: np.random.Generator, noise: float, recoveries: float) -> dict[str, Any] | None:
     from fovea.sim.expert import Expert
 
     level = noise * float(rng.choice(NOISE_LEVELS))

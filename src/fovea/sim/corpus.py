@@ -7,8 +7,8 @@ interrupted run goes on where it stopped and the number of workers makes no diff
 
 import argparse
 import dataclasses
+import errno
 import json
-import multiprocessing
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from fovea import __version__
-from fovea.data.files import atomic_write, differing, write_json
+from fovea.data.files import atomic_write, differing, read_json, write_json
 from fovea.errors import FoveaError
+from fovea.processes import spread
 from fovea.progress import progress_bar
 from fovea.sim.catalogue import CATALOGUE
 from fovea.sim.env import build_sim_env, numpy_seed, objects_of_geoms, reset_sim_env
@@ -30,6 +31,8 @@ from fovea.sim.shuffle import SceneShuffler
 CAMERAS = ("agentview", "wrist")
 _SIM_CAMERAS = ("agentview", "robot0_eye_in_hand")
 BACKGROUND = 255
+OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM}
+"""Errors that pass: another try may succeed, so the scene is not at fault."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def run(config: CorpusConfig) -> dict[str, Any]:
     record_path = config.out / "corpus.json"
     record = _record(config)
     if record_path.exists():
-        before = json.loads(record_path.read_text())
+        before = read_json(record_path, "record of a corpus")
         free = ("scenes", "rejected")
         different = [name for name in differing(before, record) if name not in free]
         if different:
@@ -122,13 +125,11 @@ def _render_all(config: CorpusConfig, todo: list[int]) -> Any:
         for number in todo:
             yield _render_scene((config, number))
         return
-    context = multiprocessing.get_context("spawn")
-    # a scene leaves compiled models behind: a fresh process now and then keeps memory flat
+    jobs = [(config, number) for number in todo]
     with (
-        single_threaded_children(),
-        context.Pool(min(config.workers, len(todo)), maxtasksperchild=25) as pool,
-    ):
-        yield from pool.imap_unordered(_render_scene, [(config, number) for number in todo])
+        single_threaded_children()
+    ):  # a scene leaves compiled models behind: fresh processes keep memory flat
+        yield from spread(_render_scene, jobs, config.workers, renewed=25)
 
 
 def _render_scene(job: tuple[CorpusConfig, int]) -> int:
@@ -144,10 +145,15 @@ def _render_scene(job: tuple[CorpusConfig, int]) -> int:
             with numpy_seed(number):
                 sim_env = build_sim_env(str(path), _settings(config))
                 reset_sim_env(sim_env)
+        except FoveaError:
+            raise
         except (RuntimeError, ValueError, KeyError, OSError, RandomizationError) as error:
+            if getattr(error, "errno", None) in OF_THE_MACHINE:
+                raise
             # LIBERO cannot build every combination of its own types: recorded, counted, passed over
             reason = f"{dataclasses.asdict(spec)}: {type(error).__name__}: {error}"
-            (config.out / "rejects" / f"{number}.txt").write_text(reason)
+            with atomic_write(config.out / "rejects" / f"{number}.txt") as file:
+                file.write(reason.encode())
             return number
     arrays = _render_frames(sim_env, config, rng)
     arrays["scene"] = np.full(len(arrays["camera"]), number, np.int32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fovea.errors import FoveaError
 from fovea.sim import registry
+from fovea.sim.layout import TARGET_SUITE
 
 SETTLING_STEPS = 10
 
@@ -105,3 +106,21 @@ def _tasks(name: str) -> tuple[Task, ...]:
         Task(name, number, task, language)
         for number, (task, language) in enumerate(zip(suite.tasks, suite.instructions, strict=True))
     )
+
+
+def target_of(task_name: str) -> str:
+    """The object type that a libero_object task picks, from its name."""
+    return task_name.removeprefix("pick_up_the_").removesuffix("_and_place_it_in_the_basket")
+
+
+def check_targets(flag: str, types: Sequence[str]) -> None:
+    """Refuse object types that no task of libero_object picks.
+
+    Raises:
+        FoveaError: names them and the flag they came with.
+    """
+    known = {target_of(task.name) for task in get_tasks(TARGET_SUITE)}
+    if unknown := sorted(set(types) - known):
+        raise FoveaError(
+            f"{flag}: {', '.join(unknown)} is no target of {TARGET_SUITE}; known: {', '.join(sorted(known))}"
+        )

@@ -10,6 +10,10 @@ from fovea.sim.expert.motion import CLOSE, EMPTY_OPENING, OPEN, UP, highest_on_w
 from fovea.sim.expert.scene import Array, Scene
 
 
+class NoGrasp(FoveaError):
+    """An object lies so, or is so wide, that the fingers cannot take it."""
+
+
 class Pick:
     """Grasp an object; after a miss open, rise and take the next best grasp.
 
@@ -20,7 +24,7 @@ class Pick:
         earlier: grasps to fall back on, for an object that has since fallen over.
 
     Raises:
-        FoveaError: if the planner finds no grasp.
+        NoGrasp: if the planner finds none.
     """
 
     HOVER = 0.08  # before the grasp, until the hand stands over it
@@ -38,7 +42,7 @@ class Pick:
         self.scene, self.name, self._planner = scene, name, planner
         self.grasps = planner(scene, name) or list(earlier)
         if not self.grasps:
-            raise FoveaError(
+            raise NoGrasp(
                 f"expected an object that fits between the fingers, {name} is wider than 7.4 cm on every side"
             )
         self.attempt = 0

@@ -74,7 +74,9 @@ class Scene:
         self._robot_geoms = fingers | {
             g for g in range(self.model.ngeom) if self.model.geom_bodyid[g] in robot
         }
+        # per instance: a cache of the class would keep closed scenes alive
         self._local_points = lru_cache(maxsize=None)(self._compute_local_points)
+        self._geoms_below_cached = lru_cache(maxsize=None)(lambda body: tuple(self._geoms_below(body)))
 
     # ---- gripper -------------------------------------------------------------------------------------------
     @property
@@ -210,7 +212,3 @@ class Scene:
     def table_height(self) -> float:
         """Height of the table: the lowest point of what may be moved."""
         return min(float(self.points(name)[:, 2].min()) for name in self.sim_env.objects_dict)
-
-    @lru_cache(maxsize=64)  # noqa: B019 - a scene lives as long as its environment
-    def _geoms_below_cached(self, body: int) -> tuple[int, ...]:
-        return tuple(self._geoms_below(body))
