@@ -1,4 +1,4 @@
-"""Shared environments: compiling a scene and making its light assets takes seconds, so it happens once."""
+"""Shared environments: compiling a scene takes seconds, so it happens once."""
 
 from __future__ import annotations
 
@@ -7,15 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from fovea.sim import LiberoEnv
-
-
-@pytest.fixture(scope="session", autouse=True)
-def asset_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An asset cache of the tests' own, so that a run makes everything it uses."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = str(tmp_path_factory.mktemp("fovea-cache"))
-        patch.setenv("FOVEA_CACHE", folder)
-        yield folder
 
 
 @pytest.fixture(scope="session")

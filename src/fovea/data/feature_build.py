@@ -12,9 +12,8 @@ import os
 import shutil
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from fovea.encoders.base import VisionEncoder
 from fovea.errors import FoveaError
 from fovea.heap import keep_freed_memory
 from fovea.progress import progress_bar
+from fovea.threads import torch_threads
 
 Transform = Callable[[Tensor, int, str], Tensor]
 """uint8 pictures (B, 3, h, w) of one episode, its number and the camera -> pictures of the same kind."""
@@ -214,7 +214,7 @@ class FeatureBuilder:
             ThreadPoolExecutor(workers) as pool,
             open(self.data, "r+b") as data,
             open(self.journal, "a") as journal,
-            _torch_threads(1 if workers > 1 else torch.get_num_threads()),
+            torch_threads(1 if workers > 1 else None),  # several workers with several each would thrash
         ):
             pictures = sum(len(episode) for episode in episodes) * len(self.cameras)
             job = bar.add_task("encoding", total=pictures, note="pictures")
@@ -262,17 +262,6 @@ class FeatureBuilder:
                 f"encoder {self.encoder.name} gave NaN or values beyond float16 in episode {episode.index}, {key}"
             )
         return values
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """Within the block torch uses `count` threads an operation: several workers with several each would thrash."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _write_at(file: int, content: bytes, offset: int) -> None:

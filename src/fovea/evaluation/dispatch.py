@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fovea.errors import FoveaError
 from fovea.evaluation.actor import Actor, Observation
 from fovea.evaluation.engines import Engine, Worker, WorkerDied
 from fovea.evaluation.film import Films, write_film
 from fovea.sim import EpisodeStart
+from fovea.threads import torch_threads
 
 DEATHS = 3  # an episode at which workers die this often, or workers that die this often at birth, stop the evaluation
 
@@ -63,9 +62,11 @@ class Dispatch:
         Raises:
             FoveaError: what a simulator or the policy refuses, or workers that die again and again.
         """
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         self._clock = time.monotonic()
+        with torch_threads(1):
+            yield from self._play(workers)
+
+    def _play(self, workers: int) -> Iterator[dict[str, Any]]:
         try:
             for _ in range(min(workers, len(self.todo))):
                 self._employ()
@@ -88,7 +89,6 @@ class Dispatch:
                 if waiting:
                     self._act(waiting)
         finally:
-            torch.set_num_threads(threads)
             for slot in self.slots:
                 slot.worker.stop()
 

@@ -86,16 +86,15 @@ def run(config: BenchEFVLAConfig) -> dict[str, Any]:
     Raises:
         FoveaError: no such open_clip model, or one without a plain vision transformer.
     """
-    import torch
+    from fovea.threads import torch_threads
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.threads or before)
-    try:
-        with progress_bar(visible=not config.json) as bar, tempfile.TemporaryDirectory() as cache:
-            job = bar.add_task("comparing", total=6, note="building")
-            return _measure(config, Path(cache), lambda note: bar.update(job, advance=1, note=note))
-    finally:
-        torch.set_num_threads(before)
+    with (
+        torch_threads(config.threads),
+        progress_bar(visible=not config.json) as bar,
+        tempfile.TemporaryDirectory() as cache,
+    ):
+        job = bar.add_task("comparing", total=6, note="building")
+        return _measure(config, Path(cache), lambda note: bar.update(job, advance=1, note=note))
 
 
 def _measure(config: BenchEFVLAConfig, cache: Path, say: Callable[[str], None]) -> dict[str, Any]:

@@ -76,32 +76,34 @@ class BenchFocusVLAConfig:
 
 def run(config: BenchFocusVLAConfig) -> dict[str, Any]:
     """Measure; see `summary` for what comes back."""
+    from fovea.threads import torch_threads
+
+    with torch_threads(config.threads):
+        return _run(config)
+
+
+def _run(config: BenchFocusVLAConfig) -> dict[str, Any]:
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.threads or before)
-    try:
-        seconds: dict[int, dict[str, list[float]]] = {batch: {} for batch in config.batches}
-        kept: dict[int, dict[str, int]] = {batch: {} for batch in config.batches}
-        sizes: dict[str, int] = {}
-        names = [REFERENCE, *OURS]
-        with progress_bar(visible=not config.json) as bar:
-            job = bar.add_task("comparing", total=len(names) * len(config.batches), note="")
-            models = {name: _build(config, name) for name in names}
-            for batch in config.batches:
-                inputs = _inputs(config, batch)
+    seconds: dict[int, dict[str, list[float]]] = {batch: {} for batch in config.batches}
+    kept: dict[int, dict[str, int]] = {batch: {} for batch in config.batches}
+    sizes: dict[str, int] = {}
+    names = [REFERENCE, *OURS]
+    with progress_bar(visible=not config.json) as bar:
+        job = bar.add_task("comparing", total=len(names) * len(config.batches), note="")
+        models = {name: _build(config, name) for name in names}
+        for batch in config.batches:
+            inputs = _inputs(config, batch)
+            for name, (model, call) in models.items():
+                bar.update(job, note=f"{name}, batch {batch}")
+                sizes[name] = sum(p.numel() for p in model.parameters())
+                seconds[batch][name] = []
+                kept[batch][name] = _kept_bytes(model, call, inputs)
+                bar.advance(job)
+            for _ in range(config.rounds):  # in turn, so that all see the same machine
                 for name, (model, call) in models.items():
-                    bar.update(job, note=f"{name}, batch {batch}")
-                    sizes[name] = sum(p.numel() for p in model.parameters())
-                    seconds[batch][name] = []
-                    kept[batch][name] = _kept_bytes(model, call, inputs)
-                    bar.advance(job)
-                for _ in range(config.rounds):  # in turn, so that all see the same machine
-                    for name, (model, call) in models.items():
-                        seconds[batch][name].append(_seconds(model, call, inputs, config.clock))
-        return summary(config, sizes, seconds, kept, torch.get_num_threads())
-    finally:
-        torch.set_num_threads(before)
+                    seconds[batch][name].append(_seconds(model, call, inputs, config.clock))
+    return summary(config, sizes, seconds, kept, torch.get_num_threads())
 
 
 def _build(config: BenchFocusVLAConfig, name: str) -> tuple[nn.Module, Callable[..., Tensor]]:

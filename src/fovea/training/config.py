@@ -26,7 +26,8 @@ class TrainConfig:
         log_every: updates between reports.
         validate_every: updates between validations.
         validation_windows: how many windows of the validation episodes are looked at.
-        threads: torch threads; None leaves them as they are.
+        threads: torch threads; None leaves them as they are. A run may go on with another number: its last bits then
+            differ from those of a run that did not.
         prefetch: batches prepared ahead.
         loaders: threads that prepare them; more than one where pictures are decoded.
     """

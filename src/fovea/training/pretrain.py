@@ -26,6 +26,7 @@ from fovea.encoders.tiny import TinyConfig, TinyEncoder, create_tiny
 from fovea.errors import FoveaError
 from fovea.evaluation.pointing import catalogue_lexicon, pointing, write_card
 from fovea.progress import progress_bar
+from fovea.threads import torch_threads
 from fovea.training.photometric import augment
 from fovea.training.pretrain_data import Batch, BatchSource
 from fovea.training.pretrain_loss import PretrainLoss, TextBatch
@@ -139,7 +140,11 @@ def run(config: PretrainConfig, lexicon: Lexicon | None = None) -> dict[str, Any
     Raises:
         FoveaError: the corpus is unreadable, the folder holds another run, or the loss is no longer finite.
     """
-    torch.set_num_threads(config.threads)
+    with torch_threads(config.threads):
+        return _run(config, lexicon)
+
+
+def _run(config: PretrainConfig, lexicon: Lexicon | None) -> dict[str, Any]:
     corpus = SceneCorpus(config.corpus, config.limit)
     corpus.split(held_out=True)  # too few scenes are refused before, not after the training
     lexicon = lexicon or catalogue_lexicon(corpus.categories)

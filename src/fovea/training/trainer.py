@@ -26,6 +26,7 @@ from fovea.data.windows import Window
 from fovea.errors import FoveaError
 from fovea.heap import keep_freed_memory
 from fovea.progress import progress_bar
+from fovea.threads import torch_threads
 from fovea.training.checkpoint import (
     TrainingState,
     check_recipe,
@@ -110,15 +111,14 @@ class _Run:
     def go(self) -> TrainResult:
         config = self.config
         keep_freed_memory()
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
         if config.batch_size < int(os.environ.get("WORLD_SIZE", "1")):
             raise FoveaError(
                 f"expected a batch_size (over all processes) of at least their number, "
                 f"{os.environ['WORLD_SIZE']}, got {config.batch_size}"
             )
         self.ranks = Ranks(cpu=str(self.policy.config.device) == "cpu")
-        with locked(self.output_dir / ".lock", wait=False) if self.ranks.main else nullcontext():
+        lock = locked(self.output_dir / ".lock", wait=False) if self.ranks.main else nullcontext()
+        with lock, torch_threads(config.threads):
             return self._train()
 
     def _train(self) -> TrainResult:
