@@ -104,7 +104,7 @@ def run(config: Config) -> int:
     )
     print(f"Policy: {config.out}")
     samples = read_otter(config.ckpt).samples if config.check is None else _samples(config.check)
-    if not samples:
+    if not samples and config.check is None:
         return 0
     return report_deviations(
         otter_deviations(policy, samples),

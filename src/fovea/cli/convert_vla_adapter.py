@@ -17,7 +17,7 @@ class Config:
         chunk_size: actions of a chunk (8).
         n_heads: attention heads of the policy (8).
         statistics: data set of dataset_statistics.json whose scaling is used, where there are several.
-        vlm: folder or file with the weights of its VLM (model.safetensors of the release, or a Prismatic checkpoint);
+        vlm: folder or file with the weights of its VLM, action queries among them (model.safetensors of the release);
             without it the policy takes the states of a VLM from its batches.
         check: file with inputs (in.*) and the release's outputs (out.*) to compare with; CKPT where it has them.
     """
@@ -40,7 +40,7 @@ def run(config: Config) -> int:
     """Convert, say what came out, and compare with the release where there is something to compare with."""
     from fovea.policies.vla_adapter.convert_vla_adapter import convert_vla_adapter
     from fovea.policies.vla_adapter.parity_vla_adapter import TOLERANCE, vla_adapter_deviations
-    from fovea.policies.vla_adapter.public_files import read_public
+    from fovea.policies.vla_adapter.public_files import STATISTICS, read_public
     from fovea.vlm.config import VLMConfig
 
     vlm = None if config.vlm is None else VLMConfig.full(checkpoint=str(config.vlm), compat=True)
@@ -49,7 +49,7 @@ def run(config: Config) -> int:
         config.ckpt,
         config.out,
         chunk_size=config.chunk_size or compared.chunk_size,
-        n_heads=config.n_heads,
+        n_heads=config.n_heads or compared.n_heads,
         statistics=config.statistics,
         vlm=vlm,
     )
@@ -59,8 +59,11 @@ def run(config: Config) -> int:
         f"{sizes.chunk_size} x {sizes.action_size}, proprioception of {sizes.proprio_size}; "
         f"{'with its VLM' if vlm else 'states of a VLM come from batches'}"
     )
+    scaled = (config.ckpt if config.ckpt.is_dir() else config.ckpt.parent) / STATISTICS
+    if not scaled.is_file():
+        print(f"No {STATISTICS} there: states and actions are taken to be scaled to [-1, 1] already")
     print(f"Policy: {config.out}")
-    if not compared.samples:
+    if not compared.samples and config.check is None:
         return 0
     return report_deviations(
         vla_adapter_deviations(policy, compared.samples),

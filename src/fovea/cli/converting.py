@@ -23,6 +23,8 @@ def report_deviations(deviations: Mapping[str, float], *, whose: str, tolerance:
     Args:
         suspect: what may be wrong then, as a question.
     """
+    if not deviations:
+        raise FoveaError("check: expected outputs (out.*) beside the inputs to compare with, found none")
     for name, deviation in deviations.items():
         print(f"  {name:<32} {deviation:.1e} from the {whose}")
     far = [name for name, deviation in deviations.items() if not deviation <= tolerance]

@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -192,7 +191,14 @@ def _rename(key: str, prefixes: Mapping[str, str], layout: Layout, ours: bool) -
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    try:
+        record = json.loads(index.read_text())
+    except ValueError as error:
+        raise FoveaError(f"{index} is truncated or damaged ({error}); restore it") from error
+    named = record.get("weight_map") if isinstance(record, dict) else None
+    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+        raise FoveaError(f"expected a weight_map of names and files in {index}, found none")
+    files = sorted(set(named.values()))
     state: dict[str, Tensor] = {}
     for file in files:
         if not (index.parent / file).is_file():
@@ -205,7 +211,9 @@ def _read_prismatic(path: Path) -> dict[str, Tensor]:
     """Groups of a .pt file as prefixes; torch's restricted unpickler reads tensors and nothing else."""
     try:
         record: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # damaged pickles fail in every way that there is
         raise FoveaError(f"expected a Prismatic checkpoint of tensors only in {path}: {error}") from error
     model = record.get("model") if isinstance(record, dict) else None
     if not isinstance(model, dict) or not all(isinstance(group, dict) for group in model.values()):

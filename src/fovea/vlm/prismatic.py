@@ -7,8 +7,10 @@ Shape letters: B batch, C cameras, N patches of a camera, M = C * N, P prompt to
 width, S tokens of the sequence.
 """
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fovea.encoders import VisionEncoder
@@ -51,6 +53,7 @@ class PrismaticVLM(VLM):
         self.projector = FusedProjector(self.feature_width, config.width, config.projector_hidden)
         self.language_model = Qwen2ForCausalLM(qwen_config(config))
         self.action_queries = query_parameter(self.queries, config.width)
+        self.register_load_state_dict_pre_hook(_head_follows_embedding)
         self._tokenize: Tokenize | None = None
         self._prompts: dict[str, list[int]] = {}
 
@@ -99,6 +102,17 @@ class PrismaticVLM(VLM):
             output_hidden_states=True,
         )
         return list(output.hidden_states[1:])
+
+
+def _head_follows_embedding(vlm: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Of two tensors that this model holds as one, the embedding counts: a checkpoint may have parted them (merged
+    adapters do), and the head, which would be copied last, is read by nobody here.
+    """
+    embedding, head = (f"language_model.{name}.weight" for name in ("model.embed_tokens", "lm_head"))
+    own = vlm.state_dict()
+    shared = head in own and embedding in own and own[head].data_ptr() == own[embedding].data_ptr()
+    if shared and prefix + embedding in state:
+        state[prefix + head] = state[prefix + embedding]
 
 
 def qwen_config(config: VLMConfig) -> Qwen2Config:

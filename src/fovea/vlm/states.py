@@ -6,6 +6,7 @@ the raw vision features.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -24,3 +25,7 @@ class VLMStates:
     queries: Tensor
     features: Tensor
     mask: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> "VLMStates":
+        """The same in another precision."""
+        return VLMStates(self.vision.to(dtype), self.queries.to(dtype), self.features.to(dtype), self.mask)

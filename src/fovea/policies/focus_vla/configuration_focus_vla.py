@@ -9,26 +9,34 @@ from fovea.fusion.focus import Scope
 from fovea.nn.gates import GateKind
 from fovea.policies.vlm_policy.configuration import Attention, Representation, VLMPolicyConfig
 
+HALF = -1  # of the vision tokens that the VLM of this kind sees
+
 
 @PreTrainedConfig.register_subclass("focus_vla")
 @dataclass
 class FocusVLAConfig(VLMPolicyConfig):
     """FocusVLA, and with other choices every rung of its ablation (Table 2); fields as in `VLMPolicyConfig`.
 
-    The defaults are the preset `tiny`, which sees 128 vision tokens; K is half of them, as in the paper (256 of 512,
-    preset `full`). Where the paper leaves a question open: stages come one after the other with residual adds, every
-    query and head chooses its own K among the tokens of both cameras, an element-wise gate begins at 0.5, keys are made
-    of the VLM's states and values of the vision encoder's features.
+    The defaults are the preset `tiny`. K (`top_k`) is half of the vision tokens unless it is given: 64 of the 128 that
+    `tiny` sees, 256 of the 512 of the paper's VLM (`vlm.kind=prismatic`, preset `full`). Where the paper leaves a
+    question open: stages come one after the other with residual adds, every query and head chooses its own K among the
+    tokens of both cameras, an element-wise gate begins at 0.5, keys are made of the VLM's states and values of the
+    vision encoder's features.
     """
 
     attention: Attention = "cascaded"
     gate: GateKind = "element"
-    top_k: int | None = 64
+    top_k: int | None = HALF
     top_k_scope: Scope = "query"
     representation: Representation = "vlm+ds"
 
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"tiny": {}, "full": {"top_k": 256}}
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"tiny": {}, "full": {}}
     TOY: ClassVar[dict[str, Any]] = {"top_k": 16}
+
+    def __post_init__(self) -> None:
+        if self.top_k == HALF:
+            self.top_k = 256 if self.vlm.kind == "prismatic" else 64
+        super().__post_init__()
 
     @property
     def title(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from lerobot.configs import PreTrainedConfig
 
 from fovea.errors import FoveaError
+from fovea.fusion.rotary import RotaryKind
 from fovea.nn.gates import GateKind
 from fovea.policies.vlm_policy.configuration import VLMPolicyConfig
 
@@ -32,8 +33,13 @@ class VLAAdapterConfig(VLMPolicyConfig):
         if self.variant not in ("base", "pro"):
             raise FoveaError(f"expected variant among base, pro, got {self.variant!r}")
         pro = self.variant == "pro"
-        self.separate_projections = pro
-        self.rotary = ("compat" if self.compat else "true") if pro else "none"
+        rotary: RotaryKind = ("compat" if self.compat else "true") if pro else "none"
+        if self.rotary not in ("none", rotary):
+            raise FoveaError(
+                f"expected rotary={rotary} with variant={self.variant} and compat={self.compat}, got {self.rotary}; "
+                "variant and compat decide it"
+            )
+        self.separate_projections, self.rotary = pro, rotary
         if self.compat:
             self.chunk_queries = "zeros"
         super().__post_init__()

@@ -4,6 +4,7 @@ Shape letters: L layers, D width of the policy, E = A x (width of the language m
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fovea.policies.vla_adapter.modeling_vla_adapter import VLAAdapterPolicy
 from fovea.policies.vla_adapter.processor_vla_adapter import make_vla_adapter_pre_post_processors
 from fovea.policies.vla_adapter.public_files import HEAD, PROPRIO, read_public, read_statistics
 from fovea.vlm.config import VLMConfig
+from fovea.vlm.load_prismatic import group_of, listed, read_checkpoint
 
 RANDOM_CROP = 0.9  # of the area, in the release's training
 _ENDS = {"layer_norm1": "stem.norm", "fc1": "stem.linear", "layer_norm2": "head.norm", "fc2": "head.linear"}
@@ -50,7 +52,8 @@ def convert_vla_adapter(
     """Convert VLA-Adapter's action head and proprioception projector, base or pro, to a policy folder.
 
     Sizes are read from the weights. The converted policy computes what the release computes at inference (`compat`),
-    and its gripper has the release's convention (`gripper=one_is_open`).
+    and its gripper has the release's convention (`gripper=one_is_open`) unless the statistics say that every action is
+    scaled (`as_is`).
 
     Args:
         source: a file with `action_head.model.*` and `proprio_projector.*`, or a checkpoint folder with
@@ -72,10 +75,26 @@ def convert_vla_adapter(
         n_heads=n_heads or public.n_heads or 8,
         vlm=vlm,
     )
-    stats = read_statistics(source, statistics, config.proprio_size, config.action_size)
+    stats, gripper = read_statistics(source, statistics, config.proprio_size, config.action_size)
+    config.gripper = gripper
+    weights = vla_adapter_weights(public.weights, config)
+    if config.vlm.checkpoint is not None and not any(
+        group_of(key) == "action_queries" for key in read_checkpoint(config.vlm.checkpoint)
+    ):
+        raise FoveaError(
+            f"expected the VLM that was finetuned with this policy, whose file holds action_queries, in "
+            f"{config.vlm.checkpoint}, found none there; give the release's model.safetensors"
+        )
     policy = VLAAdapterPolicy(config)
     config.vlm.checkpoint = None  # its weights are in the policy's folder from now on
-    policy.model.load_state_dict(vla_adapter_weights(public.weights, config), strict=True)
+    own = policy.model.state_dict()
+    if misshapen := [
+        f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
+        for name, value in weights.items()
+        if value.shape != own[name].shape
+    ]:
+        raise FoveaError(f"expected VLA-Adapter's weights to fit one another, got {listed(misshapen)}")
+    policy.model.load_state_dict(weights, strict=True)
     policy.save_pretrained(target)
     for processor in make_vla_adapter_pre_post_processors(config, stats):
         processor.save_pretrained(target)
@@ -94,6 +113,10 @@ def vla_adapter_config(
         raise FoveaError(
             f"expected VLA-Adapter's weights ({HEAD}*, {PROPRIO}*), got keys such as {sorted(state)[:3]}"
         )
+    for key in (f"{HEAD}fc1.weight", f"{HEAD}fc2.weight", f"{PROPRIO}fc1.weight", f"{PROPRIO}fc2.weight"):
+        if key not in state or state[key].ndim != 2:
+            got = tuple(state[key].shape) if key in state else "nothing"
+            raise FoveaError(f"expected a matrix as {key} of VLA-Adapter's weights, got {got}")
     width, latent = state[f"{HEAD}fc1.weight"].shape
     action = state[f"{HEAD}fc2.weight"].shape[0]
     states, proprio = state[f"{PROPRIO}fc2.weight"].shape[0], state[f"{PROPRIO}fc1.weight"].shape[1]
@@ -114,7 +137,7 @@ def vla_adapter_config(
         compat=True,
         gripper="one_is_open",
         center_crop=RANDOM_CROP,
-        vlm=vlm or _outside(len(blocks), states),
+        vlm=_outside(len(blocks), states) if vlm is None else replace(vlm, compat=True),
         states_from="batch" if vlm is None else "vlm",
         dim_model=width,
         n_heads=n_heads,

@@ -13,6 +13,7 @@ from fovea.data.files import read_json
 from fovea.encoders.files import SUFFIXES, read_weights
 from fovea.errors import FoveaError
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, STATE
+from fovea.policies.vlm_policy.configuration import Gripper
 
 HEAD, PROPRIO = "action_head.model.", "proprio_projector."
 STATISTICS = "dataset_statistics.json"
@@ -84,8 +85,9 @@ def _metadata(source: Path, name: str) -> int | None:
 
 def read_statistics(
     source: Path, name: str | None, proprio_size: int, action_size: int
-) -> dict[str, dict[str, Any]] | None:
-    """q01 and q99 of states and actions, as OpenVLA and its heirs save them; None without the file.
+) -> tuple[dict[str, dict[str, Any]] | None, Gripper]:
+    """q01 and q99 of states and actions, as OpenVLA and its heirs save them (None without the file), and what their
+    mask says of the last action: not scaled, a gripper between 0 and 1; or scaled like the others.
 
     Args:
         source: the checkpoint, a folder or a file beside dataset_statistics.json.
@@ -96,8 +98,12 @@ def read_statistics(
     """
     file = (source if source.is_dir() else source.parent) / STATISTICS
     if not file.is_file():
-        return None
+        return None, "one_is_open"
     found = read_json(file, "statistics")
+    if not isinstance(found, dict) or not all(
+        isinstance(column, dict) for its in found.values() for column in (its, *_columns(its))
+    ):
+        raise FoveaError(f"expected data sets with proprio and action in {file}, got {str(found)[:80]}")
     if name is None and len(found) != 1:
         raise FoveaError(f"expected --statistics among {', '.join(found)}: {file} holds several data sets")
     name = name or next(iter(found))
@@ -106,13 +112,32 @@ def read_statistics(
     stats: dict[str, dict[str, Any]] = {}
     sizes = {"proprio": (STATE, proprio_size), "action": (ACTION, action_size)}
     for theirs, (ours, size) in sizes.items():
-        column = {
-            edge: np.asarray(found[name].get(theirs, {}).get(edge, ()), np.float32) for edge in ("q01", "q99")
-        }
-        if any(value.shape != (size,) for value in column.values()):
+        try:
+            column = {
+                edge: np.asarray(found[name].get(theirs, {}).get(edge, ()), np.float32)
+                for edge in ("q01", "q99")
+            }
+        except (TypeError, ValueError) as error:
             raise FoveaError(
-                f"expected {size} numbers in q01 and q99 of {name}.{theirs} in {file}, got "
+                f"expected numbers in q01 and q99 of {name}.{theirs} in {file}: {error}"
+            ) from error
+        if any(value.shape != (size,) or not np.isfinite(value).all() for value in column.values()):
+            raise FoveaError(
+                f"expected {size} finite numbers in q01 and q99 of {name}.{theirs} in {file}, got "
                 f"{[value.shape for value in column.values()]}"
             )
         stats[ours] = column
-    return stats
+    mask = found[name]["action"].get("mask", [True] * (action_size - 1) + [False])
+    grippers: dict[tuple[bool, ...], Gripper] = {
+        (True,) * (action_size - 1) + (False,): "one_is_open",
+        (True,) * action_size: "as_is",
+    }
+    if not isinstance(mask, list) or tuple(mask) not in grippers:
+        raise FoveaError(
+            f"expected the mask of {name}.action in {file} to leave out the last action or none, got {mask}"
+        )
+    return stats, grippers[tuple(mask)]
+
+
+def _columns(its: Any) -> list[Any]:
+    return [its[name] for name in ("proprio", "action") if name in its] if isinstance(its, dict) else []

@@ -170,6 +170,11 @@ class VLMPolicyConfig(PreTrainedConfig):
                 "expected vlm.feature_width with states_from=batch: there is no encoder to ask; "
                 "give the width of the raw features, or that of the states if they are not used"
             )
+        if self.vlm.compat and (self.representation != "vlm" or self.pool_vision):
+            raise FoveaError(
+                "expected representation=vlm and pool_vision=false with vlm.compat, whose states of patches are those "
+                f"one place early, got {self.representation} and {self.pool_vision}"
+            )
         if self.representation == "vggt" and self.pool_vision:
             raise FoveaError(
                 "expected pool_vision=false with representation=vggt: tokens computed elsewhere have no grid to pool"

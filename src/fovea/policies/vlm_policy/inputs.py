@@ -93,7 +93,9 @@ class VLMInputs:
 
     def mask(self, batch: dict[str, Any], device: torch.device) -> Tensor | None:
         """(B, M) of vision tokens that exist, where the batch says so."""
-        return batch[VISION_MASK].to(device).bool() if VISION_MASK in batch else None
+        if VISION_MASK not in batch:
+            return None
+        return self._frame(batch[VISION_MASK], 2, VISION_MASK).to(device).bool()
 
     def proprio(self, batch: dict[str, Any], device: torch.device) -> Tensor:
         """(B, P), clipped to [-1, 1] where that is where most of it lies."""

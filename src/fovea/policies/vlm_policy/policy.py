@@ -102,9 +102,11 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
 
     def predict(self, batch: dict[str, Any], maps: list[Tensor] | None = None) -> Tensor:
         """Scaled actions (B, H, A) for frames; `maps` gets L attention maps (B, heads, H, M)."""
-        device = self.model.head.linear.weight.device
-        proprio = self.inputs.proprio(batch, device)
-        return self.model(self.states(batch), proprio, extra=self.inputs.extra(batch, device), maps=maps)
+        weight = self.model.head.linear.weight
+        proprio = self.inputs.proprio(batch, weight.device).to(weight.dtype)
+        extra = self.inputs.extra(batch, weight.device)
+        extra = None if extra is None else extra.to(weight.dtype)
+        return self.model(self.states(batch).to(weight.dtype), proprio, extra=extra, maps=maps).float()
 
     # -- training ------------------------------------------------------------------------------------------
 
@@ -223,7 +225,7 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         flat = (1, weights.shape[-1] // len(cameras))  # of tokens that nobody said the places of
         elsewhere = self.config.representation == "vggt"
         rows, columns = flat if elsewhere else self.model.vlm.grid or flat
-        if self.config.pool_vision:
+        if self.config.pool_vision and rows > 1:  # else they are counted as they are
             rows, columns = rows // 2, columns // 2
         return ActionAttention(weights, (rows, columns), cameras)
 
