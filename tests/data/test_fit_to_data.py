@@ -53,6 +53,40 @@ def test_the_released_code_learns_libero_s_data_when_told_how_its_states_lie(dat
     assert (config.plays_libero, config.action_size, config.proprio_size) == (True, 10, 10)
 
 
+def test_a_state_of_another_size_is_named_as_such(dataset):
+    dataset.state = dataset.state[:, :3]
+    dataset.stats["observation.state"] = {k: v[:3] for k, v in dataset.stats["observation.state"].items()}
+    with pytest.raises(FoveaError, match="expected states of 8 numbers, as the policy has them"):
+        fit_to_data(EFVLAConfig.preset("tiny", device="cpu"), dataset)
+
+
+def test_pictures_that_are_no_videos_are_refused_before_the_table_is_read(dataset_copy):
+    path = dataset_copy / "meta/info.json"
+    info = json.loads(path.read_text())
+    for feature in info["features"].values():
+        feature["dtype"] = "image" if feature["dtype"] == "video" else feature["dtype"]
+    path.write_text(json.dumps(info))
+    (dataset_copy / "meta/fovea.json").unlink()  # a change that was meant
+    with pytest.raises(FoveaError, match=r"as videos, got observation\.images\.image as image"):
+        open_dataset(dataset_copy)
+
+
+def test_a_run_that_is_refused_leaves_the_record_of_the_one_before(dataset_copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("FOVEA_CACHE", str(tmp_path / "cache"))
+
+    def train(steps):
+        settings = TrainConfig(steps=steps, batch_size=2, validation_windows=2)
+        config = EFVLAConfig.preset("tiny", n_layers=1, device="cpu")
+        train_policy(dataset_copy, config, settings, tmp_path / "run")
+
+    train(1)
+    before = (tmp_path / "run" / "data.json").read_text()
+    (dataset_copy / "meta/fovea.json").unlink()  # now nothing says how it was drawn
+    with pytest.raises(FoveaError, match=r"steps was 1, is 2"):
+        train(2)
+    assert (tmp_path / "run" / "data.json").read_text() == before
+
+
 def test_a_gripper_of_another_kind_is_refused_before_anything_is_cached(dataset_copy, tmp_path):
     path = dataset_copy / "meta/stats.json"
     stats = json.loads(path.read_text())

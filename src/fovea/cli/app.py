@@ -17,7 +17,10 @@ from fovea.errors import FoveaError
 
 INTERRUPTED = 130
 CUT_OFF = 141  # nobody reads what was still to be said, as the shell has it
-LIBERO_EXTRA = {"libero", "robosuite", "mujoco", "meshoptimizer", "bddl", "cv2"}
+EXTRAS = {  # packages -> what they are here for, and the extra that brings them
+    **dict.fromkeys(("libero", "robosuite", "mujoco", "meshoptimizer", "bddl", "cv2"), ("LIBERO", "libero")),
+    **dict.fromkeys(("transformers", "tokenizers", "peft", "timm"), ("a large VLM's packages", "vlm")),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,11 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in LIBERO_EXTRA:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
             raise
+        what, extra = EXTRAS[package]
         print(
-            f"fovea: this needs LIBERO, and {error.name} is not installed: `make setup` in a checkout, else "
-            "`pip install 'lerobot_policy_fovea[libero]'`",
+            f"fovea: this needs {what}, and {error.name} is not installed: `make setup` in a checkout, else "
+            f"`pip install 'lerobot_policy_fovea[{extra}]'`",
             file=sys.stderr,
         )
         return 2

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from draccus.argparsing import ArgumentParser
 from draccus.cfgparsing import load_config
 from draccus.utils import DecodingError, DraccusException
@@ -62,6 +63,11 @@ def parse[T](config_class: type[T], args: Sequence[str], program: str) -> T:
             _check_file(word.partition("=")[2], program)
     try:
         return parser.parse_args(tidy)
+    except yaml.YAMLError as error:
+        said = " ".join(str(error).split())
+        raise FoveaError(
+            f"{program}: a value cannot be read ({said}); write lists as 0,6,7 or '[0, 6, 7]', in quotes"
+        ) from error
     except (DraccusException, argparse.ArgumentError) as error:
         raise FoveaError(f"{program}: {_message(error)}") from error
 

@@ -85,6 +85,7 @@ def run(config: Config) -> None:
     from fovea.grafting.findings import find
     from fovea.grafting.pages import write_pages
     from fovea.grafting.study import StudySettings, run_study
+    from fovea.policies.ef_vla.configuration_ef_vla import checked_device
 
     settings = StudySettings(
         config.out,
@@ -94,7 +95,7 @@ def run(config: Config) -> None:
         config.recipe,
         config.score,
         cache=config.cache,
-        device=config.device,
+        device=str(checked_device(config.device)),
         tokenizer=config.tokenizer,
         workers=config.workers,
         engine=config.engine,

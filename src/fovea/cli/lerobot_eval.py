@@ -4,13 +4,13 @@ Prepared, then handed over: the initial states in LeRobot's layout, an off-scree
 were not given. Every other flag goes to LeRobot as it stands.
 """
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fovea.data import keys
+from fovea.data.files import read_json
 from fovea.errors import FoveaError
 
 PROGRAM = "lerobot-eval"
@@ -108,7 +108,9 @@ def _replaced(arguments: Sequence[str], flag: str, value: str) -> list[str]:
 def _image_size(policy: Path) -> int | None:
     """Side of the pictures that a policy's configuration names; None if it is not here or names none."""
     path = policy / "config.json"
-    features = json.loads(path.read_text()).get("input_features", {}) if path.is_file() else {}
+    features = (
+        (read_json(path, "policy's configuration").get("input_features") or {}) if path.is_file() else {}
+    )
     sizes = [
         feature["shape"][-1]
         for key, feature in features.items()

@@ -84,10 +84,17 @@ class RecordedDataset:
                 raise FoveaError(
                     f"{root} has no column {key!r}; it has {', '.join(sorted(info['features']))}"
                 )
+        for key in cameras:
+            if (kind := info["features"][key].get("dtype")) != "video":
+                raise FoveaError(
+                    f"expected the pictures of {root} as videos, got {key} as {kind}; record or convert the data set "
+                    "with videos, or train on it with lerobot-train"
+                )
         self.fps = int(info["fps"])
         self.picture_sizes = {key: _picture_size(info["features"][key], key, root) for key in cameras}
         self.stats: dict[str, dict[str, list]] = read_json(root / "meta/stats.json", "data set's statistics")
-        rows = _read_tables(sorted(root.glob("data/**/*.parquet")), root)
+        columns = [keys.STATE, keys.ACTION, "task_index", "episode_index"]
+        rows = _read_tables(sorted(root.glob("data/**/*.parquet")), root, columns)
         self.state = _matrix(rows, keys.STATE, info, root)
         self.action = _matrix(rows, keys.ACTION, info, root)
         table = _read_tables(sorted(root.glob("meta/episodes/**/*.parquet")), root)
@@ -244,7 +251,7 @@ def _picture_size(feature: dict[str, Any], key: str, root: Path) -> tuple[int, i
     return sides[0], sides[1]
 
 
-def _read_tables(paths: list[Path], root: Path) -> Any:
+def _read_tables(paths: list[Path], root: Path, columns: list[str] | None = None) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -253,7 +260,7 @@ def _read_tables(paths: list[Path], root: Path) -> Any:
     tables = []
     for path in paths:
         try:
-            tables.append(pq.read_table(path))
+            tables.append(pq.read_table(path, columns=columns))
         except (pa.ArrowException, OSError) as error:
             raise FoveaError(
                 f"{path} is truncated or damaged ({error}); assemble the data set again"

@@ -18,10 +18,10 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fovea.encoders.base import TAPS, Encoder, check_images, check_sentences, check_tap
+from fovea.encoders.files import read_weights
 from fovea.encoders.words import FIRST_WORD, WordIds, WordTokenizer
 from fovea.errors import FoveaError
 from fovea.tokens import Tokens
@@ -239,15 +239,20 @@ def create_tiny(name: str = "tiny", *, tap: str | None = None) -> TinyEncoder:
                 f"expected the tiny encoder's {path.name} in {folder}, found none; "
                 "train one with `fovea pretrain` or give another folder as tiny:<folder>"
             )
-    record = json.loads(card.read_text())
-    known = {field.name for field in fields(TinyConfig)}
-    if set(record["config"]) != known:
+    try:
+        record = json.loads(card.read_text())
+        named = set(record["config"])
+        vocabulary, temperature = record["vocabulary"], record["temperature"]
+    except (ValueError, KeyError, TypeError) as error:
         raise FoveaError(
-            f"expected {card} to hold the fields {sorted(known)}, got {sorted(record['config'])}"
-        )
+            f"{card} is truncated or damaged ({error!r}); restore it or train the encoder anew"
+        ) from error
+    known = {field.name for field in fields(TinyConfig)}
+    if named != known:
+        raise FoveaError(f"expected {card} to hold the fields {sorted(known)}, got {sorted(named)}")
     config = TinyConfig(**{**record["config"], "tap": check_tap(tap or record["config"]["tap"], TAPS)})
-    encoder = TinyEncoder(config, record["vocabulary"], record["temperature"], name)
-    state = {key: value.float() for key, value in load_file(weights).items()}
+    encoder = TinyEncoder(config, vocabulary, temperature, name)
+    state = read_weights(weights)
     try:
         encoder.load_state_dict(state, strict=True)
     except RuntimeError as error:

@@ -131,8 +131,10 @@ def prepare_tokens(
         for tower in (False, True):
             if (source := native_source(name, tower=tower)) in read:
                 store(source, NativeVision(backbone, tower=tower), {backbone.side})
+        del backbone  # the runs load it themselves
     for name in plan.encoders:
-        store(name, create_encoder_of(name), {c.side or sides[c.backbone] for c in cells if c.source == name})
+        encoder = create_encoder_of(name).to(settings.device)
+        store(name, encoder, {c.side or sides[c.backbone] for c in cells if c.source == name})
     return places, identities
 
 

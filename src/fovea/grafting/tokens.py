@@ -201,7 +201,8 @@ def store_tokens(
     if not blank.is_file():
         size = frames.record.get("render", {}).get("image_size", encoder.image_size)
         with torch.inference_mode():
-            tokens = pooled.encode_image(torch.zeros(1, 3, size, size, dtype=torch.uint8)).values
+            black = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=pooled.device)
+            tokens = pooled.encode_image(black).values
         with atomic_write(blank) as file:
             file.write(save({"tokens": tokens[0].half().cpu().contiguous()}))
     return TokenPlace(

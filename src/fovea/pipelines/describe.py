@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from draccus.utils import DraccusException
 from lerobot.configs import PreTrainedConfig
 from lerobot.utils.import_utils import register_third_party_plugins
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fovea.errors import FoveaError
@@ -31,14 +32,17 @@ def describe_checkpoint(checkpoint: Path) -> dict[str, Any]:
     register_third_party_plugins()
     try:
         config = PreTrainedConfig.from_pretrained(folder)
-    except ValueError as error:
+    except (ValueError, DraccusException, ImportError) as error:
         raise FoveaError(f"LeRobot cannot read {folder / 'config.json'}: {error}") from error
     if config.type in CONFIGS:
         return describe_policy(config)
     if not weights.is_file():
         raise FoveaError(f"expected the weights of a {config.type} policy in {weights}, found none")
-    with safe_open(weights, framework="pt") as file:
-        total = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    try:
+        with safe_open(weights, framework="pt") as file:
+            total = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise FoveaError(f"{weights} is truncated or damaged ({error})") from error
     return {"type": config.type, "title": config.type, "parameters": {"policy": total, "total": total}}
 
 

@@ -219,6 +219,8 @@ def run(config: GraftStudyConfig) -> dict[str, Any]:
         FoveaError: from any of the stages; what was done is kept.
     """
     # LeRobot and torch take seconds to import: not before something runs
+    import transformers  # noqa: F401 - whoever lacks it should hear so before hours of collecting, not after
+
     from fovea.grafting.findings import find
     from fovea.grafting.pages import write_pages
     from fovea.grafting.study import StudySettings, run_study

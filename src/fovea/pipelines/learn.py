@@ -25,7 +25,8 @@ from fovea.pipelines.policies import build_policy, build_processors, encoder_of
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 from fovea.policies.ef_vla.features_ef_vla import proprio_from_axis_angle
 from fovea.policies.vlm_policy.configuration import VLMPolicyConfig
-from fovea.training.ranks import is_main_process
+from fovea.training.checkpoint import last_checkpoint
+from fovea.training.ranks import claim_gpu, is_main_process
 from fovea.training.trainer import TrainConfig, TrainResult, train
 
 DATA_RECORD = "data.json"  # in a run's folder: what its policy saw
@@ -82,12 +83,15 @@ def train_policy(
     Raises:
         FoveaError: from the data set, the cache or the trainer.
     """
+    claim_gpu(policy_config.device)
     datasets = [open_dataset(root) for root in ([data] if isinstance(data, Path) else data)]
     for dataset in datasets:
         fit_to_data(policy_config, dataset)
     encoder = encoder_of(policy_config)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / DATA_RECORD, record_of(datasets))
+    record = record_of(datasets)
+    if last_checkpoint(out) is None:  # else it is a run that goes on, with the same data or not at all
+        write_json(out / DATA_RECORD, record)
     if isinstance(policy_config, EFVLAConfig) and policy_config.plays_libero:
         for dataset in datasets:
             dataset.action = commanded_poses(dataset.state, dataset.action)
@@ -133,7 +137,6 @@ def fit_to_data(config: EFVLAConfig | VLMPolicyConfig, dataset: RecordedDataset)
         FoveaError: the data set has other cameras, states or actions of another size than the policy, or is of
             another robot by its statistics.
     """
-    config.check_data(dataset_stats([dataset]))
     inputs = config.input_features or {}
     poses = getattr(config, "action_space", "env") == "se3_relative"
     if strange := sorted(set(config.camera_keys) - set(dataset.cameras)):
@@ -155,6 +158,7 @@ def fit_to_data(config: EFVLAConfig | VLMPolicyConfig, dataset: RecordedDataset)
                     else ""
                 )
             )
+    config.check_data(dataset_stats([dataset]))
     config.input_features = inputs | {
         key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, *dataset.picture_sizes[key]))
         for key in config.camera_keys

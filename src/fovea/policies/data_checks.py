@@ -46,6 +46,8 @@ def check_pose_state(stats: Stats | None) -> None:
     if not {"mean", "min", "max"} <= state.keys():
         return
     mean, low, high = (np.asarray(state[name], dtype=np.float64) for name in ("mean", "min", "max"))
+    if len(mean) not in (7, 8):  # said elsewhere, with the sizes
+        return
     turn = float(np.abs(np.concatenate([low[ROTATION], high[ROTATION]])).max())
     apart = abs(float(mean[6] + mean[7])) if len(mean) == 8 else 0.0
     if turn > FULL_TURN or apart > MIRRORED:

@@ -25,6 +25,7 @@ from fovea.data.scene_corpus import SceneCorpus
 from fovea.encoders.tiny import TinyConfig, TinyEncoder, create_tiny
 from fovea.errors import FoveaError
 from fovea.evaluation.pointing import catalogue_lexicon, pointing, write_card
+from fovea.policies.checked import check_finite
 from fovea.progress import progress_bar
 from fovea.threads import torch_threads
 from fovea.training.photometric import augment
@@ -98,15 +99,29 @@ class PretrainConfig:
             "full_batch",
             "sentences",
             "words",
+            "warmup",
+            "threads",
             "save_every",
             "evaluate_every",
+            "evaluate_pictures",
         ):
             if getattr(self, name) < 1:
                 raise FoveaError(f"expected {name} to be at least 1, got {getattr(self, name)}")
+        if self.limit is not None and self.limit < 1:
+            raise FoveaError(f"expected limit to be at least 1, or none for all pictures, got {self.limit}")
+        check_finite(self)
+        for name in ("seed", "weight_decay", "presence_weight"):
+            if getattr(self, name) < 0:
+                raise FoveaError(f"expected {name} of at least 0, got {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise FoveaError(f"expected learning_rate above 0, got {self.learning_rate}")
         if not 0 <= self.crop_share <= 1:
             raise FoveaError(f"expected crop_share between 0 and 1, got {self.crop_share}")
-        if self.crop % 8:
-            raise FoveaError(f"expected crop to be a multiple of the patch size 8, got {self.crop}")
+        side = self.encoder().image_size
+        if self.crop % 8 or not 8 <= self.crop <= side:
+            raise FoveaError(
+                f"expected crop to be a multiple of the patch size 8, at most the picture's {side}, got {self.crop}"
+            )
         self.encoder()
 
     def encoder(self) -> TinyConfig:

@@ -24,6 +24,18 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def claim_gpu(device: str | None) -> None:
+    """Make the GPU that this process trains on its current one: that of its LOCAL_RANK, or the one that is named."""
+    place = torch.device(device or "cpu")
+    if place.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", place.index or 0)))
+
+
+def current_gpu() -> int | None:
+    """The number of this process's GPU; None without one. Threads do not inherit it."""
+    return torch.cuda.current_device() if torch.cuda.is_available() else None
+
+
 class Ranks:
     """This process among those that train together.
 
@@ -36,7 +48,8 @@ class Ranks:
     def __init__(self, *, cpu: bool) -> None:
         # parameters that no loss reaches (the unread end of an encoder) are found once, in the first step
         same_graph = DistributedDataParallelKwargs(static_graph=True)
-        self.accelerator = Accelerator(cpu=cpu, kwargs_handlers=[same_graph])
+        # full precision, whatever `accelerate config` says: the recipe and its losses are of that
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[same_graph])
         self.main, self.count = self.accelerator.is_main_process, self.accelerator.num_processes
         self._index = self.accelerator.process_index
         if self.count == 1 and _launched_in_vain():

@@ -40,7 +40,7 @@ from fovea.training.ema import WeightAverage
 from fovea.training.faults import not_finite_error
 from fovea.training.metrics import Means, MetricsFile, draw_learning_curve, read_metrics
 from fovea.training.policies import describe_policy, parameter_groups
-from fovea.training.ranks import Ranks
+from fovea.training.ranks import Ranks, current_gpu
 from fovea.training.schedule import ema_decay, learning_rate
 
 REDRAW_SECONDS = 30.0
@@ -182,7 +182,11 @@ class _Run:
             windows = self.source.sample(config.seed, step, config.batch_size)[mine]
             return step, windows, self._prepared(self.source, windows)
 
-        with ThreadPoolExecutor(config.loaders) as pool:
+        gpu = current_gpu()
+        threads: dict[str, Any] = (
+            {} if gpu is None else {"initializer": torch.cuda.set_device, "initargs": (gpu,)}
+        )
+        with ThreadPoolExecutor(config.loaders, **threads) as pool:
             ahead: list[Future] = []
             for step in range(first, config.steps):
                 while len(ahead) < config.prefetch and step + len(ahead) < config.steps:

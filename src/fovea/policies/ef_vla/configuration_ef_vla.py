@@ -108,7 +108,7 @@ class EFVLAConfig(PreTrainedConfig):
         temporal_ensemble_coeff: c of the weights exp(+-c i); None takes 0.05 for newest and 0.01 for oldest.
 
         optimizer_lr, optimizer_weight_decay, optimizer_grad_clip, warmup_steps, decay_steps: LeRobot's presets
-            (Table 6).
+            (Table 6). After `decay_steps` the rate stays at a hundredth: give it the steps of a longer training.
         optimizer_lr_vision: of an encoder that is finetuned; `fovea train` keeps its proportion to `optimizer_lr`,
             whatever the rate and schedule of the rest.
 
@@ -419,7 +419,7 @@ class EFVLAConfig(PreTrainedConfig):
             num_warmup_steps=self.warmup_steps,
             num_decay_steps=self.decay_steps,
             peak_lr=self.optimizer_lr,
-            decay_lr=0.0,
+            decay_lr=0.01 * self.optimizer_lr,
         )
 
     @property

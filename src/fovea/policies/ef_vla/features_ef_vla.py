@@ -192,7 +192,8 @@ class Features:
             if len(self._sentences) > REMEMBERED_SENTENCES:
                 self._sentences.clear()
                 new = list(dict.fromkeys(sentences))
-            words = encode(new)
+            with torch.autocast(device.type, enabled=False):  # what is remembered must not depend on who asks
+                words = encode(new)
             for sentence, values, mask in zip(new, words.values, words.mask, strict=True):
                 self._sentences[sentence] = values, mask
         known = [self._sentences[s] for s in sentences]
@@ -256,8 +257,12 @@ class Features:
         parts = pictures.to(device).split(ENCODE_AT_ONCE)
         if self.trained is not None and self.config.vision == "scratch":
             return torch.cat([self.trained(part) for part in parts])
-        encoder = (self.picture_encoder if self.trained is None else self.encoder).to(device)
-        return torch.cat([encoder.encode_image(part).values for part in parts])
+        if self.trained is not None:
+            encoder = self.encoder.to(device)
+            return torch.cat([encoder.encode_image(part).values for part in parts])
+        frozen = self.picture_encoder.to(device)
+        with torch.autocast(device.type, enabled=False):  # its features are those of the cache
+            return torch.cat([frozen.encode_image(part).values for part in parts])
 
     def proprio(self, batch: dict[str, Any], time: bool, device: torch.device) -> Tensor | None:
         """The state as the model sees it: (B, T, P), or None if neither branch nor action space needs it."""

@@ -296,7 +296,8 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         return chunks
 
     def _finish(self, actions: Tensor) -> Tensor:
-        """A gripper trained by cross-entropy opens or closes, nothing in between."""
+        """In full precision, as robots take it; a gripper trained by cross-entropy opens or closes, nothing between."""
+        actions = actions.float()
         if self.config.gripper_loss == "bce":
             close = torch.where(actions[..., -1:] > 0, 1.0, -1.0)
             actions = torch.cat([actions[..., :-1], close], dim=-1)
