@@ -240,7 +240,8 @@ def write(result: Mapping[str, Any], path: Path) -> None:
     text = (
         f"# FocusVLA: speed of the policy\n\n`fovea bench focus-vla {flags}` (commit {current_commit()}): "
         f"{run_['layers']} layers of width {run_['width']}, {run_['tokens']} vision tokens, fp32, {run_['threads']} "
-        f"threads, medians of {run_['clock']} time.\n\n{table(result)}"
+        f"threads, medians of {run_['clock']} time. Parameters: with the projector of proprioception and "
+        f"the queries of a chunk, without the layers of the release that nothing reads.\n\n{table(result)}"
     )
     with atomic_write(path) as file:
         file.write(text.encode())

@@ -199,7 +199,7 @@ def write(result: Mapping[str, Any], path: Path) -> None:
     text = (
         f"# Fast simulation\n\n`fovea bench sim {flags}` (commit {current_commit()}; {versions}): {run_['suite']} task "
         f"{run_['task']}, two cameras of {run_['image_size']} pixels, every simulator in one process of one thread, in "
-        f"turn; medians of {run_['clock']} time.\n\n{table(result)}"
+        f"turn; medians of {run_['clock']} time, ratios medians of each round's own.\n\n{table(result)}"
     )
     with atomic_write(path) as file:
         file.write(text.encode())
