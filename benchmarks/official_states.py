@@ -7,6 +7,7 @@ other states, or still moves, is named. MuJoCo from 3.4 on was reported to break
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -32,16 +33,21 @@ def free_joints(env: LiberoEnv) -> dict[str, tuple[int, int]]:
 
 
 def restless(task: str, moves: dict[str, list[np.ndarray]], limit: float) -> list[str]:
-    """A line for each object that does not rest, of moves (x, y, z, speed) by object and state."""
+    """A line for each object that does not rest in some states, of moves (x, y, z, speed) by object and state."""
     lines = []
     for name, its in moves.items():
         rows = np.stack(its)
         aside = np.linalg.norm(rows[:, :2], axis=1)
         fall = np.median(rows[:, 2]) - rows[:, 2]
-        for number in np.flatnonzero((aside > limit) | (fall > limit) | (rows[:, 3] > MOVING)):
+        bad = np.flatnonzero((aside > limit) | (fall > limit) | (rows[:, 3] > MOVING))
+        if len(bad):
+            numbers = (
+                f"all {len(rows)} states" if len(bad) == len(rows) else f"states {', '.join(map(str, bad))}"
+            )
+            slid, fell, speed = (100 * column[bad].max() for column in (aside, fall, rows[:, 3]))
             lines.append(
-                f"- {task}, state {number}: {name} slid {100 * aside[number]:.1f} cm, fell {100 * fall[number]:.1f} cm "
-                f"farther than usual, moves at {100 * rows[number, 3]:.0f} cm/s"
+                f"- {task}, {name}: slid up to {slid:.1f} cm, fell up to {fell:.1f} cm farther than usual, moves at up "
+                f"to {speed:.0f} cm/s ({numbers})"
             )
     return lines
 
@@ -70,9 +76,9 @@ def main() -> int:
             env.close()
             loaded += len(task.initial_states())
             lines += restless(f"{task.suite} task {task.task_id}", moves, options.limit / 100)
-    found = f"{len(lines)} objects do not rest" if lines else "every object rests"
+    found = f"{len(lines)} objects do not rest in some of a task's states" if lines else "every object rests"
     text = (
-        f"{loaded:,} official states of {', '.join(options.suites)}, MuJoCo {mujoco.__version__}: "
+        f"{loaded:,} official states of {', '.join(options.suites)}: "
         f"after the settling steps {found} (aside by at "
         f"most {options.limit:g} cm, no farther down than in other states, slower than {100 * MOVING:g} cm/s).\n\n"
         + "".join(f"{line}\n" for line in lines)
@@ -81,10 +87,13 @@ def main() -> int:
     command = (
         f"python benchmarks/official_states.py --suites {' '.join(options.suites)} --limit {options.limit:g}"
     )
+    title = f"## MuJoCo {mujoco.__version__}\n"
+    page = options.out.read_text() if options.out.exists() else "# Official initial states at rest\n"
+    head, *sections = re.split(r"^(?=## )", page, flags=re.MULTILINE)
+    kept = [section.strip() + "\n" for section in sections if not section.startswith(title)]
+    kept.append(f"{title}\n`{command}` (commit {current_commit()})\n\n{text.strip()}\n")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        f"# Official initial states at rest\n\n`{command}` (commit {current_commit()})\n\n{text.rstrip()}\n"
-    )
+    options.out.write_text("\n".join([head.strip() + "\n", *sorted(kept)]))
     return 0
 
 

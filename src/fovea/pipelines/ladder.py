@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,7 @@ def run_cell(cell: Cell) -> None:
         "group": cell.method.group,
         "seed": cell.seed,
         "commit": current_commit(),
+        "mujoco": version("mujoco"),
         "settings": settings,
         "training": {
             "steps": result.steps,

@@ -8,6 +8,8 @@ from typing import Any
 from fovea.evaluation.statistics import SIGNIFICANT, endings, grounding, success_rate
 
 Outcome = dict[str, Any]
+FIRST_MUJOCO = "3.17.0"  # of cells from before they said which
+SLIDES_OFF = (3, 4)
 NOTHING_CHOSEN = (
     "The last checkpoint acts: none was chosen by its episodes. What all methods share ({}) was settled in earlier "
     "runs, which had played some of the same starts."
@@ -25,9 +27,29 @@ def opening(title: str, name: str, study: Any, done: Sequence[Outcome], told: Se
         f"{len(done)} of {len(study.cells())} policies are trained and tested, {hours:.1f} "
         "core-hours of training and test episodes.",
         "",
+        *_simulator(done),
         " ".join(told),
         "",
     ]
+
+
+def _simulator(done: Sequence[Outcome]) -> list[str]:
+    """Which MuJoCo the episodes ran under, and what is known to be wrong with it."""
+    versions = sorted({o.get("mujoco", FIRST_MUJOCO) for o in done}, key=_release)
+    if not versions:
+        return []
+    said = f"Demonstrations and episodes: MuJoCo {' and '.join(versions)}."
+    if _release(versions[-1]) >= SLIDES_OFF:
+        said += (
+            " From 3.4 on the bowl of libero_spatial's task on the ramekin slides off it before an episode begins, in "
+            "every official state ([official_states.md](official_states.md)): that task is not what its sentence says, "
+            "for all methods alike."
+        )
+    return [said, ""]
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def _seeds(study: Any, done: Sequence[Outcome]) -> str:
@@ -134,6 +156,7 @@ def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """JSON-able: every cell's training and, per test set, success, grounding, endings and successes of each task."""
     return [
         {name: outcome[name] for name in ("method", "group", "seed", "commit", "training", "seconds")}
+        | {"mujoco": outcome.get("mujoco", FIRST_MUJOCO)}
         | {"tests": {name: _numbers(its) for name, its in outcome["tests"].items()}}
         for outcome in outcomes
     ]
