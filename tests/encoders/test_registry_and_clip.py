@@ -64,6 +64,31 @@ def test_the_tap_out_is_clip_s_own_last_layer(saved):
         assert torch.allclose(encoder.patches(pixels), expected, atol=1e-5)
 
 
+@torch.no_grad()
+def test_the_tap_attn_qk_is_what_clip_s_last_attention_adds(saved):
+    model, path = saved
+    pixels, caught = torch.randn(2, 3, 32, 32), []
+    visual = model.visual
+    visual.transformer.resblocks[-1].attn.register_forward_hook(lambda *call: caught.append(call[-1][0]))
+    visual(pixels)
+    expected = torch.nn.functional.normalize(visual.ln_post(caught[0][:, 1:]) @ visual.proj, dim=-1)
+    encoder = create_encoder(f"ViT-toy-quickgelu/{path}", tap="attn_qk")
+    assert torch.allclose(encoder.patches(pixels), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_tap_attn_qq_compares_queries_with_queries(saved):
+    model, path = saved
+    pixels = torch.randn(2, 3, 32, 32)
+    expected = create_encoder(f"ViT-toy-quickgelu/{path}", tap="attn_qq").patches(pixels)
+    encoder = ClipEncoder(model, name="toy", tap="attn_qk")
+    assert not torch.allclose(encoder.patches(pixels), expected, atol=1e-4)
+    attention = model.visual.transformer.resblocks[-1].attn
+    for part in (attention.in_proj_weight, attention.in_proj_bias):
+        part[64:128] = part[:64]  # keys become queries
+    assert torch.allclose(encoder.patches(pixels), expected, atol=1e-5)
+
+
 def test_attention_of_the_tap_is_torch_s_own():
     attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
     x = torch.randn(2, 5, 32)

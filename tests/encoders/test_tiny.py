@@ -42,6 +42,29 @@ def test_patches_and_words_share_one_space(tap: str) -> None:
         torch.testing.assert_close(unit.norm(dim=-1), torch.ones(unit.shape[:-1]))
 
 
+def test_taps_read_the_last_attention_without_its_residual_or_the_last_block() -> None:
+    picture = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8)
+    for tap in ("attn_qk", "out"):
+        encoder = toy(tap=tap)
+        last, caught = encoder.image.blocks[-1], []
+        part = last if tap == "out" else last.out
+        part.register_forward_hook(lambda module, args, result, caught=caught: caught.append(result))
+        values = encoder.encode_image(picture).values
+        image, (result,) = encoder.image, caught
+        expected = torch.nn.functional.normalize(image.project(image.norm(result)), dim=-1)
+        torch.testing.assert_close(values, expected)
+
+
+def test_query_query_attention_compares_queries_with_queries() -> None:
+    picture = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8)
+    expected, encoder = toy(tap="attn_qq").encode_image(picture).values, toy(tap="attn_qk")
+    assert not torch.allclose(encoder.encode_image(picture).values, expected, atol=1e-4)
+    width, last = encoder.config.tower_width, encoder.image.blocks[-1]
+    for part in last.qkv.parameters():
+        part.data[width : 2 * width] = part.data[:width]  # keys become queries
+    torch.testing.assert_close(encoder.encode_image(picture).values, expected)
+
+
 def test_any_size_of_picture_is_read() -> None:
     encoder = toy()
     picture = torch.full((1, 3, 224, 200), 130, dtype=torch.uint8)

@@ -99,6 +99,24 @@ def test_a_mixed_gate_forced_to_one_is_no_gate():
         assert torch.allclose(gated(x, context, keys, keys), plain, **CLOSE)
 
 
+@pytest.mark.parametrize("kind", ["head", "element"])
+def test_a_mixed_gate_shuts_out_vision_alone(kind):
+    torch.manual_seed(1)
+    mixed = MixedAttention(D, HEADS, query_width=D, key_width=D, value_width=D, gate=kind)
+    mixed.gate.opening.bias.data.fill_(-100.0)
+    x, keys, context = torch.randn(B, N, D), torch.randn(B, M, D), torch.randn(B, 6, D)
+    shut = mixed(x, context, keys, keys)
+    assert torch.allclose(mixed(x, context, keys, keys + 1), shut, **CLOSE)
+    assert not torch.allclose(mixed(x, context + 1, keys, keys), shut, atol=1e-3)
+
+
+def test_every_head_has_its_own_opening():
+    gated, plain, inputs = focus(gate="head"), focus(), vision()
+    randomise(gated.gate)
+    openings = gated.gate.opening(inputs["x"]).sigmoid().repeat_interleave(D // HEADS, dim=-1)
+    assert torch.allclose(gated(**inputs), plain(**inputs) * openings, **CLOSE)
+
+
 @pytest.mark.parametrize("order", ["sequential", "parallel"])
 @pytest.mark.parametrize("tokens", [M, 200])  # projected and unprojected keys
 def test_a_cascade_without_two_stages_is_plain_cross_attention(order, tokens):
@@ -216,6 +234,17 @@ def test_padding_is_never_attended_to(scope, k):
         name: torch.where(mask[..., None], inputs[name], torch.tensor(1e3)) for name in ("keys", "values")
     }
     assert torch.allclose(attention(**loud, mask=mask), output, **CLOSE)
+
+
+@pytest.mark.parametrize("scope", ["query", "shared"])
+def test_padding_takes_no_place_among_the_k_of_mixed_attention(scope):
+    torch.manual_seed(1)
+    mixed = MixedAttention(D, HEADS, query_width=D, key_width=D, value_width=D, selection=Selection(5, scope))
+    mixed.gate.factor.data.fill_(0.7)
+    x, keys, context = torch.randn(B, N, D), torch.randn(B, M, D), torch.randn(B, 6, D)
+    real = torch.arange(M).expand(B, M) < 7
+    short = mixed(x, context, keys[:, :7], keys[:, :7])
+    assert torch.allclose(mixed(x, context, keys, keys, real), short, **CLOSE)
 
 
 @pytest.mark.parametrize("scope", ["query", "shared", "camera"])

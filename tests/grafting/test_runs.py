@@ -10,11 +10,31 @@ from fovea.grafting.runs import run_cell
 from fovea.grafting.scores import derangement, per_sample, sample_noise
 from fovea.grafting.tokens import PooledEncoder, StoredTokens, store_tokens
 from fovea.grafting.training import flow_time, masked_mean
-from fovea.grafting.wrapper import pool
+from fovea.grafting.wrapper import Graft, pool
 
 
 class Killed(Exception):
     """Stands for a kill."""
+
+
+@pytest.fixture
+def calls(backbone, samples, make_job, monkeypatch):
+    """Runs a cell of one update; what its graft was handed and what it made of that, call by call."""
+
+    def run(vision, kind="graft"):
+        noted, original = [], Graft.__call__
+
+        def note(self, tokens):
+            made = original(self, tokens)
+            noted.append((tokens.clone(), made.detach().clone()))
+            return made
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Graft, "__call__", note)
+            run_cell(backbone, samples, make_job(kind, steps=1, vision=vision))
+        return noted
+
+    return run
 
 
 @pytest.mark.parametrize("kind", ["graft", "lora"])
@@ -82,6 +102,45 @@ def test_the_controls_do_what_they_say(backbone, samples, make_job):
     assert records["pictures"]["scores"]["zero_action"] == blank["scores"]["zero_action"]
     assert blank["trained"] == 0
     assert blank["losses"] == []
+
+
+def rows(tokens):
+    return sorted(torch.cat(tokens).flatten(1).tolist())
+
+
+def test_shuffled_pictures_are_those_of_other_samples_of_the_update(calls):
+    own, other = ([tokens for tokens, _ in calls(vision)[:2]] for vision in ("pictures", "shuffled"))
+    for mine, theirs in zip(own, other, strict=True):  # cameras
+        assert not torch.equal(mine, theirs)
+        assert rows([mine]) == rows([theirs])
+
+
+def test_shuffled_pictures_are_scored_as_a_graft_is_that_was_trained_on_its_own(calls):
+    own, other = ([tokens for tokens, _ in calls(vision)[2:]] for vision in ("pictures", "shuffled"))
+    as_trained, shuffled = own[: len(other)], own[len(other) :]
+    assert all(map(torch.equal, shuffled, other))
+    assert not any(map(torch.equal, shuffled, as_trained))
+    assert rows(shuffled) == rows(as_trained)
+
+
+def test_a_zero_image_is_black_in_training_and_scoring(calls):
+    black = calls("zero_image")
+    assert len(black) > 2
+    assert not any(tokens[..., 0].any() for tokens, _ in black)  # brightness
+
+
+def test_a_zero_embedding_is_all_that_the_language_model_gets(calls):
+    blank = calls("zero_embedding", "native")
+    assert blank
+    assert not any(made.any() for _, made in blank)
+
+
+def test_a_fresh_graft_speaks_as_loud_as_the_native_tower(calls):
+    native, fresh = (
+        torch.cat([made for _, made in noted]).square().mean().sqrt().item()
+        for noted in (calls("pictures", "native"), calls("pictures")[:2])
+    )
+    assert fresh == pytest.approx(native, rel=0.3)
 
 
 def test_pooling_changes_the_number_of_tokens_the_policy_gets(backbone, samples, make_job):

@@ -96,9 +96,14 @@ def test_no_parameter_of_the_backbone_changes_by_a_bit(kind, backbone, samples, 
     assert digest(backbone.policy) == before
     assert not any(parameter.requires_grad for parameter in backbone.policy.parameters())
     assert len(record["losses"]) == (0 if kind == "native" else job.recipe.steps)
-    assert record["trained"] == {"graft": 4 * 32 + 32, "wrapped": 16 * 32 + 32, "native": 0}.get(
-        kind, record["trained"]
-    )
+    adapted = [
+        layer.in_features + layer.out_features
+        for name, layer in backbone.policy.named_modules()
+        if name.endswith(("self_attn.q_proj", "self_attn.v_proj")) and "vision_model" not in name
+    ]
+    assert len(adapted) == 2 * 2 * 2  # queries and values, language model and expert, layers
+    trained = {"graft": 4 * 32 + 32, "wrapped": 16 * 32 + 32, "lora": 2 * sum(adapted), "native": 0}
+    assert record["trained"] == trained[kind]
     assert np.isfinite(record["scores"]["mse"]).all()
 
 

@@ -7,7 +7,9 @@ import torch
 
 from fovea.encoders.tiny import TinyConfig, TinyEncoder
 from fovea.errors import FoveaError
-from fovea.lens.grounding import cell, patch_cover, score, summarise
+from fovea.lens.grounding import ask, cell, patch_cover, score, summarise
+from fovea.lens.moments import Moment
+from fovea.lens.nouns import Noun
 from fovea.lens.word_maps import EncoderMaps, noun_map, word_spans
 from fovea.tokens import Tokens
 
@@ -70,6 +72,53 @@ def test_an_object_over_a_quarter_of_a_patch_is_hit_there():
 def test_what_is_no_map_or_no_mask_is_refused(weights, mask, message):
     with pytest.raises(FoveaError, match=message):
         score(weights, mask)
+
+
+BOWLS = {"bowl_1": box(128, 0, 32, 0, 32), "bowl_2": box(128, 64, 96, 64, 96)}
+ON_BOWL_1, ON_BOWL_2 = point((16, 16), 1, 1), point((16, 16), 9, 9)
+
+
+def ask_for(weights, masks, own=()):
+    """The question for "bowl", which stands for all of `masks`."""
+    labels = np.full((128, 128), -1, np.int16)
+    for index, mask in enumerate(masks.values()):
+        labels[mask] = index
+    noun = Noun("bowl", (0,), frozenset({"bowl"}), tuple(masks), own, "target")
+    scene = {"objects": list(masks), "labels": {"agentview": labels}, "observations": {}}
+    goal = {"targets": frozenset(own), "destinations": frozenset()}
+    moment = Moment(start=None, step=0, instruction="bowl", nouns=[noun], **goal, **scene)
+    (question,) = ask(moment, {"agentview": weights[None]})
+    return question
+
+
+@pytest.mark.parametrize(("weights", "own"), [(ON_BOWL_1, True), (ON_BOWL_2, False)])
+def test_of_several_objects_any_is_hit_and_the_task_s_own_is_told_apart(weights, own):
+    asked = ask_for(weights, BOWLS, own=("bowl_1",))
+    assert (asked["hit"], asked["own"], asked["instances"]) == (True, own, 2)
+
+
+def test_own_is_asked_only_where_the_task_means_some_of_several_visible_objects():
+    nothing = box(128, 64, 64, 0, 0)
+    for masks, own, visible in (
+        (BOWLS, (), 2),
+        (BOWLS, ("bowl_1", "bowl_2"), 2),
+        (BOWLS | {"bowl_2": nothing}, ("bowl_1",), 1),
+        (BOWLS | {"bowl_3": nothing}, ("bowl_3",), 2),
+    ):
+        asked = ask_for(ON_BOWL_1, masks, own)
+        assert (asked["hit"], asked["own"], asked["instances"]) == (True, None, visible)
+
+
+@pytest.mark.parametrize(("pixels", "left_out"), [(0, "not visible"), (15, "hardly visible"), (16, None)])
+def test_an_object_is_asked_for_from_16_pixels_on(pixels, left_out):
+    asked = ask_for(ON_BOWL_1, {"bowl_1": box(128, 8, 9, 8, 8 + pixels)})
+    assert asked["left_out"] == left_out
+    assert ("hit" in asked) is (left_out is None)
+
+
+def test_a_noun_that_is_not_there_or_not_read_is_left_out():
+    assert ask_for(ON_BOWL_1, {})["left_out"] == "not in the scene"
+    assert ask_for(np.full((16, 16), np.nan), BOWLS)["left_out"] == "not read"
 
 
 def question(camera="agentview", role="target", hit=True, left_out=None, **more):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fovea.errors import FoveaError
 from fovea.nn import CrossAttention, Readouts, sincos_1d, sincos_2d
@@ -33,6 +34,24 @@ def test_masked_tokens_never_matter(style, count):
     assert torch.allclose(pooling(Tokens(values, mask)), pooled, atol=1e-6)
     shorter = pooling(Tokens(values[:1, 1:2, :2], mask[:1, 1:2, :2]))
     assert torch.allclose(shorter[0, 0], pooled[0, 1], atol=1e-5)
+
+
+def attend(attention: CrossAttention, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    parts = attention.query(x), attention.key(context), attention.value(context)
+    q, k, v = (part.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for part in parts)
+    return attention.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("count", [6, 200])
+def test_readouts_are_pre_ln_blocks_over_normalised_tokens(count):
+    pooling = Readouts(16, 256)
+    values = 3 * torch.randn(2, count, 16) + 1
+    context, x = F.layer_norm(values, (16,)), pooling.query.expand(2, -1, -1)
+    for block in pooling.blocks:
+        x = x + attend(block.attention, block.attention_norm(x), context)
+        x = x + block.mlp(block.mlp_norm(x))
+    pooled = pooling(Tokens(values, torch.ones(2, count, dtype=torch.bool)))
+    assert torch.allclose(pooled, pooling.norm(x).flatten(1), atol=1e-5)
 
 
 def test_sizes_that_do_not_fit_are_refused():

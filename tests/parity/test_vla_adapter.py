@@ -228,6 +228,7 @@ def test_a_vlm_may_come_along(tmp_path):
     batch |= {"observation.state": torch.zeros(2, 8), "task": ["pick up the milk"] * 2}
     again = VLAAdapterPolicy.from_pretrained(tmp_path / "policy")
     assert again.config.states_from == "vlm"
+    assert again.config.center_crop == 0.9
     expected = policy.predict_action_chunk(batch)
     assert expected.shape == (2, 3, 7)
     assert torch.allclose(again.predict_action_chunk(batch), expected, atol=1e-6)

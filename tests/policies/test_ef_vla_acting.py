@@ -5,12 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lerobot.configs import FeatureType, PolicyFeature
 from toy_batches import frames, join, pick
 
 from fovea.errors import FoveaError
 from fovea.policies.ef_vla.model_ef_vla import EFVLAModel, StepState
 
 STEPS = 7  # longer than the context of 4
+POSES = {"action": PolicyFeature(type=FeatureType.ACTION, shape=(10,))}
+RELATIVE = {"action_space": "se3_relative", "output_features": POSES}
 
 
 def rollout(policy, count: int = 1, steps: int = STEPS) -> tuple[list[dict[str, Any]], torch.Tensor]:
@@ -121,7 +124,7 @@ def test_strides_that_no_chunk_can_bridge_are_refused(make_policy, changes, mess
 
 def test_episodes_of_different_length_and_order_do_not_disturb_one_another(make_policy):
     """Acting for several episodes at once equals acting for each alone, whenever each began."""
-    for changes in ({}, {"temporal_ensemble": "newest"}, {"fusion": "late"}):
+    for changes in ({}, {"temporal_ensemble": "newest"}, {"fusion": "late"}, RELATIVE):
         policy = make_policy(gripper_loss="l1", **changes).eval()
         alone = []
         for episode in range(3):
@@ -148,6 +151,20 @@ def test_select_action_keeps_its_own_history_until_reset(make_policy):
         policy.reset()
         again = torch.stack([policy.select_action(frame) for frame in seen])
         assert torch.equal(again, actions)
+
+
+def test_cameras_are_told_apart_by_their_names_not_by_their_order(make_policy):
+    policy = make_policy()
+    turned = make_policy(input_features=dict(reversed(policy.config.input_features.items())))
+    assert torch.equal(turned.select_action(frames(2)), policy.select_action(frames(2)))
+
+
+def test_cameras_may_have_pictures_of_different_sizes(make_policy, encoder):
+    policy, batch = make_policy(), frames(3)
+    batch["observation.images.image2"] = torch.randint(0, 256, (3, 3, 24, 40), dtype=torch.uint8)
+    patches = policy._features.patches(batch, False, torch.device("cpu"))
+    for camera, key in enumerate(policy.config.camera_keys):
+        assert torch.allclose(patches[:, 0, camera], encoder.encode_image(batch[key]).values, atol=1e-6)
 
 
 def test_float_pictures_act_like_bytes(make_policy):
@@ -191,7 +208,14 @@ def test_ensembling_averages_the_chunks_that_cover_a_step(make_policy):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"temporal_ensemble": "newest"}, {"temporal_ensemble": "oldest"}], ids=str
+    "changes",
+    [
+        {},
+        {"temporal_ensemble": "newest"},
+        {"temporal_ensemble": "oldest"},
+        pytest.param(RELATIVE, id="se3_relative"),
+    ],
+    ids=str,
 )
 def test_environments_of_a_batch_are_reset_alone(make_policy, changes):
     """`select_action` for three environments whose episodes end at different times, as for each alone."""
@@ -291,14 +315,11 @@ def test_receding_horizon_and_ensembling_together(make_policy, weighting):
 
 
 def test_ensembles_of_poses_average_what_each_chunk_meant_when_it_was_predicted(make_policy):
-    from lerobot.configs import FeatureType, PolicyFeature
-
     from fovea.actions import absolute_chunk
     from fovea.actions.se3 import average_rotations, rows_to_matrix
     from fovea.policies.ef_vla.features_ef_vla import proprio_from_axis_angle
 
-    outputs = {"action": PolicyFeature(type=FeatureType.ACTION, shape=(10,))}
-    changes = {"temporal_ensemble": "newest", "n_action_steps": 2, "output_features": outputs}
+    changes = {"temporal_ensemble": "newest", "n_action_steps": 2, "output_features": POSES}
     policy = make_policy(action_space="se3_relative", gripper_loss="l1", **changes).eval()
     seen, actions = rollout(policy, steps=3)
     states, decoded = [policy.new_episode()], []
@@ -310,19 +331,17 @@ def test_ensembles_of_poses_average_what_each_chunk_meant_when_it_was_predicted(
     votes = torch.stack([decoded[1][1], decoded[2][0]])
     weights = torch.softmax(0.05 * torch.arange(2.0), 0)
     assert torch.allclose(actions[2, 0, :3], weights @ votes[:, :3], atol=1e-5)
+    assert torch.allclose(actions[2, 0, 9:], weights @ votes[:, 9:], atol=1e-5)
     expected = average_rotations(rows_to_matrix(votes[:, 3:9]), weights)
     assert torch.allclose(rows_to_matrix(actions[2, 0, 3:9]), expected, atol=1e-5)
     assert torch.allclose(torch.det(expected), torch.tensor(1.0))
 
 
 def test_relative_poses_are_decoded_with_the_pose_at_prediction_time(make_policy):
-    from lerobot.configs import FeatureType, PolicyFeature
-
     from fovea.actions import absolute_chunk
     from fovea.policies.ef_vla.features_ef_vla import proprio_from_axis_angle
 
-    outputs = {"action": PolicyFeature(type=FeatureType.ACTION, shape=(10,))}
-    policy = make_policy(action_space="se3_relative", gripper_loss="l1", output_features=outputs).eval()
+    policy = make_policy(action_space="se3_relative", gripper_loss="l1", output_features=POSES).eval()
     seen, actions = rollout(policy)
     pose = proprio_from_axis_angle(seen[0]["observation.state"])
     states = [policy.new_episode()]
@@ -336,13 +355,10 @@ def test_relative_poses_are_decoded_with_the_pose_at_prediction_time(make_policy
 @pytest.mark.parametrize("changes", [{}, {"temporal_ensemble": "newest"}], ids=str)
 def test_poses_are_played_as_libero_s_changes_from_the_pose_of_the_moment(make_policy, changes):
     """Data of 7 numbers: the policy predicts poses, and every step asks for the change that leads there from now."""
-    from lerobot.configs import FeatureType, PolicyFeature
-
     from fovea.actions import action_towards
     from fovea.policies.ef_vla.features_ef_vla import proprio_from_axis_angle
 
-    outputs = {"action": PolicyFeature(type=FeatureType.ACTION, shape=(10,))}
-    poses = make_policy(action_space="se3_relative", gripper_loss="l1", output_features=outputs, **changes)
+    poses = make_policy(action_space="se3_relative", gripper_loss="l1", output_features=POSES, **changes)
     policy = make_policy(action_space="se3_relative", gripper_loss="l1", **changes)
     policy.model.load_state_dict(poses.model.state_dict())
     seen, targets = rollout(poses.eval())
@@ -351,6 +367,26 @@ def test_poses_are_played_as_libero_s_changes_from_the_pose_of_the_moment(make_p
     for frame, target, action in zip(seen, targets, actions, strict=True):
         now = proprio_from_axis_angle(frame["observation.state"])
         assert torch.allclose(action, action_towards(now, target), atol=1e-4)
+
+
+def test_arms_acting_together_each_move_from_their_own_pose(make_policy):
+    """Poses near to one another, so that no change of pose is cut to what one step allows."""
+    policy = make_policy(action_space="se3_relative", gripper_loss="l1").eval()
+    last = policy.model.head.net[-1]
+    last.weight.data *= 0.01
+    last.bias.data.copy_(torch.tensor([0, 0, 0, 1, 0, 0, 0, 1, 0, 0.5]).repeat(6))
+    seen = [frames(3, seed=step) for step in range(STEPS)]
+    for frame in seen:
+        frame["observation.state"] *= 0.01
+
+    def play(arms: list[int]) -> torch.Tensor:
+        states = [policy.new_episode() for _ in arms]
+        return torch.stack([policy.act(states, pick(frame, arms)) for frame in seen])
+
+    together = play([0, 1, 2])
+    assert (together.abs() < 1).all()
+    for arm in range(3):
+        assert torch.allclose(together[:, arm], play([arm])[:, 0], atol=1e-5)
 
 
 def test_one_memory_too_few_is_refused(make_policy):

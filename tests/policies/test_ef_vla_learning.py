@@ -1,8 +1,12 @@
 """Training EF-VLA: the loss looks at what it should and at nothing else."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
+from scipy.spatial.transform import Rotation
 from toy_batches import frames, pick, windows
 
 from fovea.errors import FoveaError
@@ -232,6 +236,76 @@ def test_poses_need_poses(make_policy):
     loss, parts = policy(batch)
     assert torch.isfinite(loss)
     assert set(parts) == {"l1", "weight"}
+
+
+def rigid(turns: Rotation, places: torch.Tensor) -> np.ndarray:
+    """4 x 4 matrices."""
+    matrices = np.tile(np.eye(4), (len(places), 1, 1))
+    matrices[:, :3, :3], matrices[:, :3, 3] = turns.as_matrix(), places.numpy()
+    return matrices
+
+
+def numbers(matrices: np.ndarray) -> torch.Tensor:
+    """Place and the first two rows of the rotation: (..., 4, 4) -> (..., 9)."""
+    rows = matrices[..., :2, :3].reshape(*matrices.shape[:-2], 6)
+    return torch.from_numpy(np.concatenate([matrices[..., :3, 3], rows], axis=-1)).float()
+
+
+def test_poses_are_learned_relative_to_the_arm_at_each_frame(make_policy):
+    """Frames so far apart that their chunks do not overlap: each asks for the same moves from where the arm is."""
+    ten = {"action": PolicyFeature(type=FeatureType.ACTION, shape=(10,))}
+    apart = {"obs_stride": 6, "n_action_steps": 6}
+    policy = make_policy(action_space="se3_relative", gripper_loss="l1", output_features=ten, **apart).eval()
+    moves = rigid(Rotation.random(6, random_state=0), torch.randn(6, 3))
+    gripper, batch = torch.rand(6, 1), windows(policy, 3)
+    last = policy.model.head.net[-1]
+    last.weight.data.zero_()
+    last.bias.data.copy_(torch.cat([numbers(moves), gripper], dim=-1).flatten())
+    state = batch["observation.state"].flatten(0, 1)
+    arm = rigid(Rotation.from_rotvec(state[:, 3:6].numpy()), state[:, :3])
+    asked = torch.cat([numbers(arm[:, None] @ moves), gripper.expand(12, 6, 1)], dim=-1)
+    batch["action"] = asked.view(3, 24, 10)
+    assert policy(batch)[0] < 1e-5
+
+
+def test_with_a_stride_every_frame_learns_the_actions_that_follow_it(make_policy):
+    policy = make_policy(obs_stride=3, gripper_loss="l1").eval()
+    for parameter in policy.model.head.net[-1].parameters():
+        parameter.data.zero_()
+    batch = windows(policy, 2)
+    batch["action"] = torch.arange(15.0)[None, :, None].expand(2, 15, 7)
+    batch["action_is_pad"][:] = False
+    assert policy(batch)[0].item() == pytest.approx(7)  # the mean of 3 t + k, t < 4, k < 6
+    batch["action_is_pad"][:, 6:] = True  # left: 0 to 5 for the first frame, 3 to 5 for the second
+    assert policy(batch)[0].item() == pytest.approx(3)
+    assert policy.config.observation_delta_indices == [-9, -6, -3, 0]
+    assert policy.config.action_delta_indices == list(range(-9, 6))
+
+
+def test_tau_begins_where_the_configuration_or_else_the_encoder_says(make_policy, encoder):
+    encoder.temperature = 0.03
+    for tau, expected in ((None, 0.03), (0.2, 0.2)):
+        scale = make_policy(temperature=tau).model.fusion.log_scale
+        assert torch.allclose(scale, torch.full((2,), -math.log(expected)))
+
+
+QUIET = {"dropout": 0.0, "text_dropout": 0.0, "value_content_dropout": 0.0, "proprio_noise": 0.0}
+
+
+@pytest.mark.parametrize("field", [None, *QUIET])
+def test_chance_has_a_part_in_training_where_it_is_asked_for(make_policy, field):
+    policy = make_policy(**QUIET | ({field: 0.5} if field else {}))
+    batch = windows(policy, 8)
+    assert torch.equal(policy.train()(batch)[0], policy(batch)[0]) is (field is None)
+    assert torch.equal(policy.eval()(batch)[0], policy(batch)[0])
+
+
+def test_the_gripper_weighs_what_the_configuration_says(make_policy):
+    policy = make_policy().eval()
+    batch = windows(policy, 3)
+    once, parts = policy(batch)
+    thrice, _ = make_policy(gripper_loss_weight=3.0).eval()(batch)
+    assert (thrice - once).item() == pytest.approx(2 * parts["gripper_bce"] / 7, rel=1e-4)
 
 
 def test_table_5_is_the_default_for_a_clip():

@@ -35,16 +35,19 @@ def test_actions_that_never_move_do_not_divide_by_nothing():
         assert (adjusted({"action": still}, {"action": rule})["action"]["q99"] > 0).all()
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.4, 0.6), (-1.0, 0.0), (0.0, 85.0)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (-0.4, 0.6), (-1.0, 0.0), (0.0, 85.0), (-1.0, 0.98), (-0.98, 1.0)]
+)
 def test_a_gripper_of_another_kind_is_refused(low, high):
     with pytest.raises(FoveaError, match="set --gripper=x for another kind"):
         check_gripper({"action": {"min": [0.0, low], "max": [0.0, high]}}, "--gripper=x")
 
 
 def test_grippers_that_open_and_close_pass():
-    for low, high in ((-1.0, 1.0), (-1.0, -1.0), (1.0, 1.0)):
-        check_gripper({"action": {"min": [0.0, low], "max": [0.0, high]}}, "--gripper=x")
-    check_gripper(None, "--gripper=x")
+    for low, high in ((-1.0, 1.0), (-1.0, -1.0), (1.0, 1.0), (-0.995, 0.995), (-1.005, 1.005)):
+        stats = {"action": {"min": [0.0, low], "max": [0.0, high]}}
+        assert check_gripper(stats, "--gripper=x") is None
+    assert check_gripper(None, "--gripper=x") is None
 
 
 def test_joint_angles_are_no_position_and_axis_angle():

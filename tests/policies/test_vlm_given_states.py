@@ -33,6 +33,29 @@ def batch(count: int = 3) -> dict[str, Any]:
     return {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [("vlm", "vision", "vision"), ("ds", "features", "features"), ("vlm+ds", "vision", "features")],
+)
+def test_keys_and_values_are_made_of_what_the_representation_says(kind, key, value):
+    acting, given = policy(representation=kind, top_k=None), batch()
+    maps, actions = acting.attention(given).weights[0], acting.predict(given)  # the first layer: keys only
+    for name in ("vision", "features"):
+        other = given | {f"observation.vlm.{name}": given[f"observation.vlm.{name}"].flip(-1)}
+        assert torch.equal(acting.attention(other).weights[0], maps) is (name != key)
+        assert torch.allclose(acting.predict(other), actions, atol=1e-6) is (name not in (key, value))
+
+
+@pytest.mark.parametrize(("mode", "clips"), [("QUANTILES", True), ("MEAN_STD", False)])
+def test_a_state_beyond_its_quantiles_is_clipped(mode, clips):
+    scaling = {"ACTION": "QUANTILES", "STATE": mode, "VISUAL": "IDENTITY"}
+    acting, given = policy(normalization_mapping=scaling), batch()
+    far = given["observation.state"] * 9
+    actions = acting.predict(given | {"observation.state": far})
+    edge = acting.predict(given | {"observation.state": far.clamp(-1, 1)})
+    assert torch.equal(actions, edge) is clips
+
+
 @pytest.mark.parametrize("attention", PATTERNS)
 @pytest.mark.parametrize("pool", [False, True])
 def test_padding_may_hold_anything_even_no_number(attention, pool):

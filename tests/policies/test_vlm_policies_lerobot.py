@@ -100,6 +100,22 @@ def test_quantiles_become_minus_one_and_one_and_the_gripper_stays(kind):
     assert torch.allclose(after(batch["action"]), action, atol=1e-6)
 
 
+def test_cameras_are_told_apart_by_their_names_not_by_their_order(kind):
+    policy = toy(kind)
+    turned = toy(kind, input_features=dict(reversed(policy.config.input_features.items())))
+    assert torch.equal(turned.select_action(frames(2)), policy.select_action(frames(2)))
+
+
+def test_smaller_pictures_are_enlarged_to_the_largest_camera_s(kind):
+    """One colour a picture: it has the same at any size."""
+    colours = torch.randint(0, 256, (2, 3, 1, 1), dtype=torch.uint8)
+    small, large = (
+        frames(2) | {"observation.images.image2": colours.expand(2, 3, *size)}
+        for size in ((24, 40), (32, 32))
+    )
+    assert torch.equal(toy(kind).select_action(small), toy(kind).select_action(large))
+
+
 def test_a_last_action_that_is_no_gripper_is_refused_before_training(kind):
     from lerobot.policies.factory import make_policy
 

