@@ -38,7 +38,7 @@ def restless(task: str, moves: dict[str, list[np.ndarray]], limit: float) -> lis
     for name, its in moves.items():
         rows = np.stack(its)
         aside = np.linalg.norm(rows[:, :2], axis=1)
-        fall = np.median(rows[:, 2]) - rows[:, 2]
+        fall = np.maximum(np.median(rows[:, 2]) - rows[:, 2], 0.0)
         bad = np.flatnonzero((aside > limit) | (fall > limit) | (rows[:, 3] > MOVING))
         if len(bad):
             numbers = (
