@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from lerobot.configs import NormalizationMode
 
 from fovea.errors import FoveaError
 from fovea.policies.focus_vla.configuration_focus_vla import FocusVLAConfig
@@ -46,9 +47,11 @@ def test_keys_and_values_are_made_of_what_the_representation_says(kind, key, val
         assert torch.allclose(acting.predict(other), actions, atol=1e-6) is (name not in (key, value))
 
 
-@pytest.mark.parametrize(("mode", "clips"), [("QUANTILES", True), ("MEAN_STD", False)])
+@pytest.mark.parametrize(
+    ("mode", "clips"), [(NormalizationMode.QUANTILES, True), (NormalizationMode.MEAN_STD, False)]
+)
 def test_a_state_beyond_its_quantiles_is_clipped(mode, clips):
-    scaling = {"ACTION": "QUANTILES", "STATE": mode, "VISUAL": "IDENTITY"}
+    scaling = {"ACTION": NormalizationMode.QUANTILES, "STATE": mode, "VISUAL": NormalizationMode.IDENTITY}
     acting, given = policy(normalization_mapping=scaling), batch()
     far = given["observation.state"] * 9
     actions = acting.predict(given | {"observation.state": far})

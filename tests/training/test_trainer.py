@@ -193,7 +193,7 @@ def test_gradients_are_clipped(tmp_path):
 def test_validation_is_of_the_averaged_weights_that_act(tmp_path):
     result = run(tmp_path)
     policy, source = ToyPolicy.from_pretrained(result.policy_path).eval(), toy_source("val")
-    batch = toy_processors(policy)[0](source.batch(source.spread(16)))
+    batch = toy_processors(toy_policy())[0](source.batch(source.spread(16)))
     assert result.validation_loss == pytest.approx(policy(batch)[0].item(), rel=1e-5)
 
 
