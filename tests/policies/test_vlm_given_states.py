@@ -48,7 +48,8 @@ def test_keys_and_values_are_made_of_what_the_representation_says(kind, key, val
 
 
 @pytest.mark.parametrize(
-    ("mode", "clips"), [(NormalizationMode.QUANTILES, True), (NormalizationMode.MEAN_STD, False)]
+    ("mode", "clips"),
+    [(NormalizationMode.QUANTILES, True), ("QUANTILES", True), (NormalizationMode.MEAN_STD, False)],
 )
 def test_a_state_beyond_its_quantiles_is_clipped(mode, clips):
     scaling = {"ACTION": NormalizationMode.QUANTILES, "STATE": mode, "VISUAL": NormalizationMode.IDENTITY}

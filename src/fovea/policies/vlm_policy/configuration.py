@@ -242,7 +242,7 @@ class VLMPolicyConfig(PreTrainedConfig):
 
     def clips(self, kind: str) -> bool:
         """Whether STATE or ACTION is scaled by quantiles, and clipped therefore."""
-        return self.normalization_mapping.get(kind) is NormalizationMode.QUANTILES
+        return self.normalization_mapping.get(kind) == NormalizationMode.QUANTILES
 
     @property
     def camera_keys(self) -> list[str]:
