@@ -93,7 +93,7 @@ class RecordedDataset:
         self.fps = int(info["fps"])
         self.picture_sizes = {key: _picture_size(info["features"][key], key, root) for key in cameras}
         self.stats: dict[str, dict[str, list]] = read_json(root / "meta/stats.json", "data set's statistics")
-        columns = [keys.STATE, keys.ACTION, "task_index", "episode_index"]
+        columns = [keys.STATE, keys.ACTION, "task_index", "episode_index", "frame_index"]
         rows = _read_tables(sorted(root.glob("data/**/*.parquet")), root, columns)
         self.state = _matrix(rows, keys.STATE, info, root)
         self.action = _matrix(rows, keys.ACTION, info, root)
