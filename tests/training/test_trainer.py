@@ -18,6 +18,15 @@ from fovea.training.policies import parameter_groups
 from fovea.training.trainer import TrainConfig
 
 
+class StopsAt25(type(toy_source())):
+    """Stands for Ctrl-C when step 25 is drawn."""
+
+    def sample(self, seed, step, count):
+        if step == 25:
+            raise KeyboardInterrupt
+        return super().sample(seed, step, count)
+
+
 def losses(result):
     names = ("step", "loss", "gradient_norm", "validation_loss")
     return [[entry.get(name) for name in names] for entry in read_metrics(result.metrics)]
@@ -64,14 +73,8 @@ def test_a_run_whose_link_to_the_last_checkpoint_was_lost_goes_on(last, tmp_path
     whole = run(tmp_path / "whole")
     stopped = tmp_path / "stopped"
 
-    class Stops(type(toy_source())):
-        def sample(self, seed, step, count):
-            if step == 25:
-                raise KeyboardInterrupt
-            return super().sample(seed, step, count)
-
     with pytest.raises(KeyboardInterrupt):
-        run(stopped, source=toy_source(source_class=Stops))
+        run(stopped, source=toy_source(source_class=StopsAt25))
     copied = shutil.copytree(stopped, tmp_path / "copied", symlinks=last != "a folder")
     link = copied / "checkpoints" / "last"
     assert link.is_symlink() == (last != "a folder")
@@ -93,14 +96,8 @@ def test_means_of_a_report_survive_a_checkpoint_between_reports(tmp_path):
     assert len(list(checkpoints.glob("[0-9]*"))) == 10
     stopped = tmp_path / "stopped"
 
-    class Stops(type(toy_source())):
-        def sample(self, seed, step, count):
-            if step == 25:
-                raise KeyboardInterrupt
-            return super().sample(seed, step, count)
-
     with pytest.raises(KeyboardInterrupt):
-        run(stopped, log_every=7, save_every=4, source=toy_source(source_class=Stops))
+        run(stopped, log_every=7, save_every=4, source=toy_source(source_class=StopsAt25))
     assert losses(run(stopped, log_every=7, save_every=4)) == losses(whole)
 
 
