@@ -122,7 +122,6 @@ class PretrainConfig:
             raise FoveaError(
                 f"expected crop to be a multiple of the patch size 8, at most the picture's {side}, got {self.crop}"
             )
-        self.encoder()
 
     def encoder(self) -> TinyConfig:
         """The encoder that is trained."""
