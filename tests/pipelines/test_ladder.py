@@ -15,8 +15,9 @@ from fovea.pipelines.ef_vla_study import METHODS, EFVLAStudyConfig
 from fovea.pipelines.focus_vla_page import curves
 from fovea.pipelines.focus_vla_page import page as focus_page
 from fovea.pipelines.focus_vla_study import CONTROLS, FocusVLAStudyConfig
-from fovea.pipelines.ladder import cells, outcomes
+from fovea.pipelines.ladder import cells, demonstrations, release
 from fovea.pipelines.ladder_tables import cell, ending_of, success_table, summary, where_it_fails
+from fovea.pipelines.study import run
 
 
 def record(task, success, right=True):
@@ -38,6 +39,7 @@ def outcome(method, seed, won, of, test="libero_goal"):
         "group": "",
         "seed": seed,
         "commit": "abc1234",
+        "mujoco": "3.3.7",
         "training": {"steps": 20, "seconds": 60.0, "loss": 0.5, "validation_loss": 0.6},
         "tests": {test: [record(n, n < won) for n in range(of)]},
         "seconds": 120.0,
@@ -103,13 +105,16 @@ def test_a_cell_is_done_only_under_the_settings_that_it_ran_with(config):
     (first.folder / "cell.json").write_text(json.dumps({"settings": older, "method": "EF-VLA"}))
     assert not first.done()
     (first.folder / "cell.json").write_text(json.dumps({"settings": first.settings(), "method": "EF-VLA"}))
-    assert [o["method"] for o in outcomes(config.cells())] == ["EF-VLA"]
+    assert [c.method.name for c in config.cells() if c.done()] == ["EF-VLA"]
     longer = EFVLAStudyConfig(out=config.out, results=config.results, episodes=1, steps=7000).cells()[0]
     assert longer.folder == first.folder
     assert not longer.done()
 
 
-def test_a_cell_that_ran_is_done_though_its_policy_learned_what_its_encoder_is(config, monkeypatch):
+@pytest.fixture
+def quick(monkeypatch):
+    """Cells that neither train nor play."""
+
     def train(data, policy, training, out, *, workers):
         policy.encoder_identity = "known by now"
         return SimpleNamespace(steps=20, seconds=7.0, loss=0.5, validation_loss=None, policy_path=out)
@@ -122,14 +127,59 @@ def test_a_cell_that_ran_is_done_though_its_policy_learned_what_its_encoder_is(c
     monkeypatch.setattr("fovea.pipelines.learn.train_policy", train)
     monkeypatch.setattr("fovea.evaluation.closed_loop.evaluate", play)
     monkeypatch.setattr("fovea.evaluation.actor.Actor.load", lambda folder: None)
+    monkeypatch.setattr("fovea.pipelines.ladder._size", lambda folder: {"episodes": 10, "frames": 900})
+
+
+def test_a_cell_that_ran_is_done_though_its_policy_learned_what_its_encoder_is(config, quick):
     cell_that_runs = config.cells()[0]
     cell_that_runs.folder.mkdir(parents=True)
     ladder.run_cell(cell_that_runs)
-    assert config.cells()[0].done()
-    (done,) = outcomes(config.cells())
+    done = config.cells()[0].outcome()
     assert done["seconds"] == 7.0 + cell_that_runs.episodes
     assert done["group"] == "libero_object"
     assert cell([done], "EF-VLA", "libero_object").startswith("100% (10/10")
+
+
+def test_a_study_goes_on_elsewhere_from_the_records_of_its_cells(config, quick, tmp_path):
+    config.records = tmp_path / "records"
+    ladder.run_cell(config.cells()[0])
+    elsewhere = EFVLAStudyConfig(
+        out=tmp_path / "new", data=tmp_path / "none", results=tmp_path / "new.md", episodes=1, page_only=True
+    )
+    run(elsewhere)
+    assert "Nothing was measured yet." in elsewhere.results.read_text()  # records are taken where asked for
+    elsewhere.records = config.records
+    found = run(elsewhere)
+    assert [(o["method"], o["group"], o["seed"]) for o in found["cells"]] == [("EF-VLA", "libero_object", 0)]
+    assert found["demonstrations"] == {"episodes": 20, "frames": 1800}  # drawn and official
+    assert "records" not in elsewhere.results.read_text()
+    elsewhere.steps = 7000
+    assert not elsewhere.cells()[0].done()
+
+
+def test_a_record_of_another_release_of_mujoco_is_of_other_episodes(config, quick, tmp_path):
+    config.records = tmp_path / "records"
+    ladder.run_cell(config.cells()[0])
+    config.out = tmp_path / "elsewhere"
+    first = config.cells()[0]
+    assert first.done()
+    first.record.write_text(json.dumps({**first.outcome(), "mujoco": "3.17.0"}))
+    assert not config.cells()[0].done()
+    assert release("3.17.0") == (3, 17) > release("3.3.7")
+
+
+def test_a_cell_that_ran_before_records_were_asked_for_leaves_one(config, quick, tmp_path):
+    ladder.run_cell(config.cells()[0])
+    config.records, config.page_only = tmp_path / "records", True
+    run(config)
+    config.out = tmp_path / "elsewhere"
+    assert config.cells()[0].done()
+
+
+def test_demonstrations_that_methods_share_count_once():
+    sizes = {"a": {"episodes": 3, "frames": 300}, "b": {"episodes": 2, "frames": 100}}
+    done = [{"demonstrations": sizes}, {"demonstrations": {"a": sizes["a"]}}]
+    assert demonstrations(done) == {"episodes": 5, "frames": 400}
 
 
 def test_methods_and_test_sets_must_differ_in_name(config):
@@ -154,13 +204,13 @@ def test_a_cell_of_a_table_counts_all_seeds_and_shows_each():
 
 def test_the_page_says_what_ran_and_which_aims_were_missed(config):
     done = [outcome("EF-VLA", 0, 8, 10), outcome("LF-VLA", 0, 1, 10)]
-    text = page(config, {"collected": {"episodes": 600, "frames": 57000}, "cells": done})
+    text = page(config, {"demonstrations": {"episodes": 600, "frames": 57000}, "cells": done})
     assert f"2 of {len(config.cells())} policies" in text
     assert "EF-VLA on libero_goal: 80% (8/10" in text
     assert "the aim of 90% is missed" in text
     assert "80% against 10% in the same 10 episodes; 7 were won by EF-VLA alone, 0 by LF-VLA alone" in text
     assert "(p = 0.016)" in text
-    empty = page(config, {"collected": {"episodes": 600, "frames": 57000}, "cells": []})
+    empty = page(config, {"demonstrations": {"episodes": 600, "frames": 57000}, "cells": []})
     assert "Nothing was measured yet." in empty
     assert "Nothing can be compared yet." in ending_of(done, [])
 
@@ -213,7 +263,7 @@ def test_the_page_of_focus_vla_draws_the_curve_over_the_same_episodes(tmp_path):
     assert [step for step, _ in curve["FocusVLA"]] == [700, 1400, 2100, 2800, 3500, 4200]
     assert [rate.rate for _, rate in curve["FocusVLA"]] == [0, 0, 0.5, 0.5, 0.5, 1]
     assert {rate.episodes for _, rate in curve["FocusVLA"]} == {20}
-    text = focus_page(study, {"collected": {"episodes": 400, "frames": 40000}, "cells": done})
+    text = focus_page(study, {"demonstrations": {"episodes": 400, "frames": 40000}, "cells": done})
     verdict = (
         "best on the curve, 50%, comes after 2,100 steps, FocusVLA's after 2,100 (1.00 of them); the aim"
     )
@@ -222,7 +272,7 @@ def test_the_page_of_focus_vla_draws_the_curve_over_the_same_episodes(tmp_path):
     again = {**done[1], "seed": 1, "tests": {name: [] for name in done[1]["tests"]}}
     controls = [{**done[0], "method": name} for name in ("mixed", "mixed, 2x2 pooling")]
     cells = [*done, again, *controls]
-    text = focus_page(study, {"collected": {"episodes": 400, "frames": 40000}, "cells": cells})
+    text = focus_page(study, {"demonstrations": {"episodes": 400, "frames": 40000}, "cells": cells})
     assert text.count(verdict) == 2  # by the seed that both have
     assert "| mixed, 2x2 pooling |" in text.partition("Fig. 4")[2].partition("## By suite")[0]
     assert (tmp_path / "page_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -241,7 +291,7 @@ def test_a_study_of_one_suite_learns_and_plays_that_suite(tmp_path):
     study = EFVLAStudyConfig(out=tmp_path, data=tmp_path, suites=["libero_object"], seeds=1)
     assert {config.suite for config in study.collections()} == {"libero_object"}
     assert [test.name for test in study.tests()] == ["libero_object", "libero_object, drawn"]
-    text = page(study, {"collected": {"episodes": 200, "frames": 20000}, "cells": []})
+    text = page(study, {"demonstrations": {"episodes": 200, "frames": 20000}, "cells": []})
     assert "--suites '[\"libero_object\"]'" in text
     assert "Every suite has a policy of its own. 200 demonstrations" in text
 

@@ -5,6 +5,7 @@ libero_90 from the same demonstrations of the scripted expert, with the same tok
 official states, layouts drawn anew and the unseen tasks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -91,12 +92,12 @@ class EFVLAStudyConfig(StudyConfig):
             return replace(budget, steps=steps, batch_size=PIXEL_BUDGET["batch_size"])
         return budget
 
-    def prepare(self) -> None:
+    def prepare(self, methods: Sequence[str]) -> None:
         """Train the encoders of other sizes: the corpus and the steps of the one that ships."""
         from fovea.sim import corpus
         from fovea.training import pretrain
 
-        for method in self.methods or self.method_names():
+        for method in methods:
             if method in ENCODERS and not (self.encoder_folder(method) / "tiny.json").is_file():
                 scenes = self.out / "corpus"
                 small = {"scenes": 2, "frames": 4} if self.scale == "smoke" else {}

@@ -68,7 +68,7 @@ def page(config: "FocusVLAStudyConfig", outcome: dict[str, Any]) -> str:
             "focus-vla",
             config,
             done,
-            _method_of_study(config, outcome["collected"]),
+            _method_of_study(config, outcome["demonstrations"]),
         ),
         "## Table 2",
         "",
@@ -103,11 +103,11 @@ def page(config: "FocusVLAStudyConfig", outcome: dict[str, Any]) -> str:
     return "\n".join(lines + ending_of(done, findings(config, done)))
 
 
-def _method_of_study(config: "FocusVLAStudyConfig", collected: dict[str, Any]) -> list[str]:
+def _method_of_study(config: "FocusVLAStudyConfig", data: dict[str, int]) -> list[str]:
     rate = config.training("FocusVLA").learning_rate
     return [
-        f"{' and '.join(config.suites)} together, {collected['episodes']} demonstrations",
-        f"({collected['frames']:,} frames) of the scripted expert: {config.drawn} a task from layouts drawn anew,",
+        f"{' and '.join(config.suites)} together, {data['episodes']} demonstrations",
+        f"({data['frames']:,} frames) of the scripted expert: {config.drawn} a task from layouts drawn anew,",
         f"{config.official} from official states 0 to 29. Every method: the same data, the shipped encoder (frozen,",
         "8 x 8 pooled patches of each of two cameras, which also carry how well they match the sentence:",
         "`vlm.pointing`), the same four-layer language model with 16 action queries trained with the policy,",

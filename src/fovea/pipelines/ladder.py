@@ -2,25 +2,26 @@
 
 A cell is one method with one seed: it trains, then plays every test set, in a process and a folder of its own, on one
 core. Cells run seed by seed, several at a time; what is done stays done, so a study goes on where it was stopped, and
-its page can be written from whatever cells there are.
+its page can be written from whatever cells there are. Records of finished cells are small JSON files that can be kept
+apart from the folders where they ran, committed for instance, so that a study goes on on another machine.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fovea.data.files import read_json, write_json
+from fovea.data.files import atomic_write, read_json, write_json
 from fovea.errors import FoveaError
 from fovea.pipelines.side_by_side import side_by_side, trained_steps
 from fovea.sim import EpisodeStart
 from fovea.training.checkpoint import comparable
 from fovea.training.config import TrainConfig
 
-LAST = "last"  # the checkpoint that acts unless a test names a step
+CELL = "cell.json"  # in a cell's folder, once it is done
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,17 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Cell:
-    """One method with one seed, in its folder."""
+    """One method with one seed, in its folder.
+
+    Attributes:
+        records: folder with records of cells that ran elsewhere, and where this one's goes when it is done.
+    """
 
     method: Method
     seed: int
     tests: tuple[TestSet, ...]
     folder: Path
+    records: Path | None = None
 
     @property
     def label(self) -> str:
@@ -90,17 +96,30 @@ class Cell:
             return f"{self.label}: episode {played}/{self.episodes}"
         return f"{self.label}: step {trained_steps(self.folder)}/{self.method.training.steps}"
 
+    @property
+    def record(self) -> Path | None:
+        """Its file among the records."""
+        parts = (self.method.name, self.method.group, f"seed {self.seed}")
+        name = "-".join(slug(part) for part in parts if part)
+        return None if self.records is None else self.records / f"{name}.json"
+
     def done(self) -> bool:
-        """Whether all of it ran, with the settings it has now."""
-        path = self.folder / "cell.json"
-        if not path.is_file():
-            return False
+        """Whether all of it ran, here or elsewhere, with the settings it has now."""
+        return self.outcome() is not None
+
+    def outcome(self) -> dict[str, Any] | None:
+        """What it left behind; None while it is not done."""
         import draccus
 
-        played = read_json(path, "study cell")["settings"]
         usual = {"policy": draccus.encode(type(self.method.policy)())}
-        before, now = comparable(played, self.settings(), usual)
-        return before == now
+        for path in (self.folder / CELL, self.record):
+            if path is None or not path.is_file():
+                continue
+            outcome = read_json(path, "study cell")
+            before, now = comparable(outcome["settings"], self.settings(), usual)
+            if before == now and (path != self.record or release(outcome["mujoco"]) == release()):
+                return outcome
+        return None
 
     def settings(self) -> dict[str, Any]:
         """What decides the outcome, as JSON."""
@@ -115,10 +134,22 @@ class Cell:
         return json.loads(json.dumps(settings, default=str))
 
 
+def release(version_of_mujoco: str | None = None) -> tuple[int, ...]:
+    """(3, 3) of "3.3.7", or of the MuJoCo that is installed: a record of another release is of other episodes."""
+    return tuple(int(part) for part in (version_of_mujoco or version("mujoco")).split(".")[:2])
+
+
 def cells(
-    methods: Sequence[Method], tests: Sequence[TestSet], seeds: Sequence[int], folder: Path
+    methods: Sequence[Method],
+    tests: Sequence[TestSet],
+    seeds: Sequence[int],
+    folder: Path,
+    records: Path | None = None,
 ) -> list[Cell]:
     """All cells, seed by seed, so that a study which is stopped early has every method once.
+
+    Args:
+        records: see `Cell`.
 
     Raises:
         FoveaError: a method names a test set that does not exist, or two methods share a name.
@@ -136,6 +167,7 @@ def cells(
             seed,
             tuple(known[name] for name in (method.tests or known)),
             folder / slug(method.name) / slug(method.group) / f"seed{seed}",
+            records,
         )
         for seed in seeds
         for method in methods
@@ -171,6 +203,7 @@ def run_cell(cell: Cell) -> None:
         "commit": current_commit(),
         "mujoco": version("mujoco"),
         "settings": settings,
+        "demonstrations": {folder.name: _size(folder) for folder in cell.method.data},
         "training": {
             "steps": result.steps,
             "seconds": round(result.seconds, 1),
@@ -193,7 +226,22 @@ def run_cell(cell: Cell) -> None:
         outcome["tests"][test.name] = [_kept(record) for record in records]
         seconds += sum(record["wall_seconds"] for record in records)
     outcome["seconds"] = round(seconds, 1)  # of all runs of this cell
-    write_json(cell.folder / "cell.json", outcome)
+    write_json(cell.folder / CELL, outcome)
+    keep(cell, outcome)
+
+
+def keep(cell: Cell, outcome: Mapping[str, Any]) -> None:
+    """Put a finished cell's record where records are kept, if anywhere: one line, to be committed."""
+    if cell.record is not None:
+        with atomic_write(cell.record) as file:
+            file.write(json.dumps(outcome, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+
+
+def _size(data: Path) -> dict[str, int]:
+    from fovea.data.dataset import open_dataset
+
+    dataset = open_dataset(data)
+    return {"episodes": len(dataset.episodes), "frames": len(dataset.state)}
 
 
 def _checkpoint(folder: Path, step: int) -> Path:
@@ -209,11 +257,10 @@ def _kept(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: record[name] for name in names}
 
 
-def outcomes(all_cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
-    """What the cells that are done left behind, in their order."""
-    for cell in all_cells:
-        if cell.done():
-            yield read_json(cell.folder / "cell.json", "study cell")
+def demonstrations(done: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """`episodes` and `frames` of all data sets that cells learned from, each counted once."""
+    sizes = {name: size for outcome in done for name, size in outcome.get("demonstrations", {}).items()}
+    return {what: sum(size[what] for size in sizes.values()) for what in ("episodes", "frames")}
 
 
 def slug(name: str) -> str:

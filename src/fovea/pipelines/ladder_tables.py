@@ -6,10 +6,11 @@ from statistics import mean
 from typing import Any
 
 from fovea.evaluation.statistics import SIGNIFICANT, endings, grounding, success_rate
+from fovea.pipelines.ladder import release
 
 Outcome = dict[str, Any]
-FIRST_MUJOCO = "3.17.0"  # of cells from before they said which
 SLIDES_OFF = (3, 4)
+SHOWN = ("method", "group", "seed", "commit", "mujoco", "training", "seconds")
 NOTHING_CHOSEN = (
     "The last checkpoint acts: none was chosen by its episodes. What all methods share ({}) was settled in earlier "
     "runs, which had played some of the same starts."
@@ -35,21 +36,17 @@ def opening(title: str, name: str, study: Any, done: Sequence[Outcome], told: Se
 
 def _simulator(done: Sequence[Outcome]) -> list[str]:
     """Which MuJoCo the episodes ran under, and what is known to be wrong with it."""
-    versions = sorted({o.get("mujoco", FIRST_MUJOCO) for o in done}, key=_release)
+    versions = sorted({o["mujoco"] for o in done}, key=release)
     if not versions:
         return []
     said = f"Demonstrations and episodes: MuJoCo {' and '.join(versions)}."
-    if _release(versions[-1]) >= SLIDES_OFF:
+    if release(versions[-1]) >= SLIDES_OFF:
         said += (
             " From 3.4 on the bowl of libero_spatial's task on the ramekin slides off it before an episode begins, in "
             "every official state ([official_states.md](official_states.md)): that task is not what its sentence says, "
             "for all methods alike."
         )
     return [said, ""]
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def _seeds(study: Any, done: Sequence[Outcome]) -> str:
@@ -155,8 +152,7 @@ def training_table(outcomes: Sequence[Outcome]) -> list[str]:
 def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """JSON-able: every cell's training and, per test set, success, grounding, endings and successes of each task."""
     return [
-        {name: outcome[name] for name in ("method", "group", "seed", "commit", "training", "seconds")}
-        | {"mujoco": outcome.get("mujoco", FIRST_MUJOCO)}
+        {name: outcome[name] for name in SHOWN}
         | {"tests": {name: _numbers(its) for name, its in outcome["tests"].items()}}
         for outcome in outcomes
     ]

@@ -2,18 +2,20 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from fovea.errors import FoveaError
-from fovea.pipelines.ladder import Cell, Method, TestSet, cells, climb, outcomes
+from fovea.pipelines.ladder import Cell, Method, TestSet, cells, climb, demonstrations, keep
 from fovea.pipelines.ladder_tables import summary
 from fovea.pipelines.study_data import collect_all, collections
 from fovea.sim.collect import CollectConfig
 from fovea.training.config import TrainConfig
 
 Scale = Literal["cpu", "smoke"]
+FREE = ("out", "results", "data", "records", "page_only", "workers")  # flags that decide no outcome
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class StudyConfig(ABC):
         out: folder of data and cells; a second run goes on where the first was stopped.
         results: where the page goes; its numbers go beside it as JSON.
         data: folder of the demonstrations, which studies share.
+        records: folder with records of finished cells, of this machine or another: what is there is not run again, and
+            what finishes is put there. Without it everything runs here.
+        page_only: run nothing; write the page from the cells that are done.
         methods: names of the methods to run; empty takes all.
         suites: which suites are learned and played; empty takes all of the study.
         drawn: demonstrations a task from layouts drawn anew.
@@ -56,6 +61,8 @@ class StudyConfig(ABC):
     out: Path = Path("outputs/study")
     results: Path = Path("results/study.md")
     data: Path = Path("outputs/demonstrations")
+    records: Path | None = None
+    page_only: bool = False
     methods: list[str] = field(default_factory=list)
     suites: list[str] = field(default_factory=list)
     drawn: int = 12
@@ -89,7 +96,7 @@ class StudyConfig(ABC):
 
     def chosen(self) -> str:
         """The flags that decide the outcome and are not as the study has them, as they were typed."""
-        usual, free = type(self)(scale=self.scale), ("out", "results", "data", "workers")
+        usual, free = type(self)(scale=self.scale), FREE
         values = {
             name: value
             for name, value in vars(self).items()
@@ -114,14 +121,14 @@ class StudyConfig(ABC):
 
     @abstractmethod
     def page(self, outcome: dict[str, Any]) -> str:
-        """The page in Markdown; `outcome` has `collected`, `cells` and `summary`."""
+        """The page in Markdown; `outcome` has `demonstrations`, `cells` and `summary`."""
 
     def tests_of(self, method: str) -> tuple[str, ...]:
         """Names of the test sets that a method plays; empty for all."""
         return ()
 
-    def prepare(self) -> None:  # noqa: B027  most studies need nothing
-        """Make what the methods need besides demonstrations; what is there stays."""
+    def prepare(self, methods: Sequence[str]) -> None:  # noqa: B027  most studies need nothing
+        """Make what these methods need besides demonstrations; what is there stays."""
 
     def training(self, method: str) -> TrainConfig:
         """A method's budget: the same for all unless the study says so."""
@@ -159,6 +166,7 @@ class StudyConfig(ABC):
             self.tests(),
             range(self.seeds),
             self.out / "cells",
+            self.records,
         )
 
 
@@ -168,16 +176,25 @@ def run(config: StudyConfig) -> dict[str, Any]:
     Raises:
         FoveaError: from any of the stages; what was done is kept.
     """
+    if not config.page_only:
+        run_cells(config)
+    return write_page(config)
+
+
+def run_cells(config: StudyConfig) -> None:
+    """Run the cells that are not done: collect and encode what they learn, then train and play them."""
     from fovea.data.dataset import open_dataset
     from fovea.data.feature_build import build_features
     from fovea.pipelines.policies import encoder_of
 
-    collected = collect_all(config.collections())
-    config.prepare()
     todo = config.cells()
+    missing = [cell for cell in todo if not cell.done()]
+    wanted = {folder for cell in missing for folder in cell.method.data}
+    collect_all([collection for collection in config.collections() if collection.out in wanted])
+    config.prepare(list(dict.fromkeys(cell.method.name for cell in missing)))
     encoders: dict[str, Any] = {}
     read: dict[tuple[str, Path], None] = {}
-    for cell in todo:
+    for cell in missing:
         policy = cell.method.policy
         if not policy.uses_pixels and (encoder := encoder_of(policy)) is not None:
             encoders.setdefault(encoder.identity, encoder)
@@ -185,15 +202,18 @@ def run(config: StudyConfig) -> dict[str, Any]:
     for identity, folder in read:  # before the cells, which would wait for one another
         build_features(encoders[identity], open_dataset(folder), workers=config.workers)
     climb(todo, workers=config.workers)
-    return write_page(config, collected)
 
 
-def write_page(config: StudyConfig, collected: dict[str, Any]) -> dict[str, Any]:
+def write_page(config: StudyConfig) -> dict[str, Any]:
     """Write the page from the cells that are done, and the numbers beside it as JSON."""
-    done = list(outcomes(config.cells()))
-    outcome = {"collected": collected, "cells": done, "summary": summary(done)}
+    done = []
+    for cell in config.cells():
+        if (one := cell.outcome()) is not None:
+            keep(cell, one)
+            done.append(one)
+    outcome = {"demonstrations": demonstrations(done), "cells": done, "summary": summary(done)}
     config.results.parent.mkdir(parents=True, exist_ok=True)
     config.results.write_text(config.page(outcome))
-    numbers = {"collected": collected, "summary": outcome["summary"]}
+    numbers = {name: outcome[name] for name in ("demonstrations", "summary")}
     config.results.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n")
     return outcome
