@@ -1,6 +1,7 @@
 """VLA-Adapter and FocusVLA: learning, acting, counts, and what every choice of the ablation does."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -225,6 +226,27 @@ def test_attention_maps_are_of_every_layer_and_camera(make):
     assert make(pool_vision=True).attention(frames(2)).weights.shape[-1] == 8
 
 
+@pytest.mark.parametrize("positions", ["none", "learned"])
+def test_raw_features_say_where_they_are_if_they_are_told(make, positions):
+    policy = make(representation="ds", feature_positions=positions, top_k=None).eval()
+    states = policy.states(samples(policy, 3))
+    order = torch.randperm(states.features.shape[1], generator=torch.Generator().manual_seed(0))
+    moved = replace(states, features=states.features[:, order])
+    before, after = (policy.model(its, torch.zeros(3, 8)) for its in (states, moved))
+    assert torch.allclose(before, after, atol=1e-5) == (positions == "none")
+    louder = replace(states, features=states.features * 10)
+    assert torch.allclose(before, policy.model(louder, torch.zeros(3, 8)), atol=1e-3) == (
+        positions == "learned"
+    )
+
+
+def test_raw_features_are_placed_where_the_encoder_is_the_small_one():
+    assert FocusVLAConfig.preset("tiny").feature_positions == "learned"
+    assert FocusVLAConfig.preset("full").feature_positions == "none"
+    batch = VLMConfig.toy(feature_width=8)
+    assert FocusVLAConfig.tiny(states_from="batch", vlm=batch).feature_positions == "none"
+
+
 @pytest.mark.parametrize(
     ("config", "policy", "queries"),
     [
@@ -252,6 +274,15 @@ def test_what_does_not_fit_is_refused(make):
         ({"top_k": 1, "top_k_scope": "camera"}, "one token a camera"),
         ({"attention": "mixed", "separate_projections": False, "dim_model": 64}, "variant=pro"),
         ({"states_from": "batch", "vlm": VLMConfig.toy()}, "feature_width"),
+        (
+            {
+                "states_from": "batch",
+                "vlm": VLMConfig.toy(feature_width=8),
+                "feature_positions": "learned",
+            },
+            "nobody says on what grid",
+        ),
+        ({"feature_positions": "fixed"}, "feature_positions among none, learned"),
     ):
         with pytest.raises(FoveaError, match=message):
             FocusVLAConfig.tiny(**changes)

@@ -53,6 +53,7 @@ CLAIMS = (  # one against another, as Table 2 and Fig. 4 compare them
     *((f"+ K = 64, gate {gate}", "+ K = 64") for gate in ("scalar", "head", "element")),
     ("+ gate element, representation DS", "+ K = 64, gate element"),
     ("FocusVLA", "+ K = 64, gate element"),
+    ("FocusVLA", "FocusVLA, features without place"),
 )
 FASTER = 2 / 3  # of VLA-Adapter's steps, the aim
 

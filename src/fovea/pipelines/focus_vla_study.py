@@ -3,6 +3,10 @@
 All methods learn libero_spatial and libero_object together from the same demonstrations, over the same frozen encoder
 and the same small language model, and play official states and layouts drawn anew. The paper's K = 256 of 512 tokens is
 half of them; here that is 64 of 128.
+
+The raw features of the shipped encoder hardly tell where a patch is and are a tenth as loud as the states of the
+language model, unlike DINOv2's and SigLIP's: the rungs that see them (DS) give them a place and unit variance, and one
+more shows what is lost without (docs/focus_vla.md).
 """
 
 from dataclasses import dataclass
@@ -31,6 +35,7 @@ FOCUS: dict[str, dict[str, Any]] = {
     "+ K = 64, gate element": {**PLAIN, "top_k": HALF, "gate": "element"},
     "+ gate element, representation DS": {"top_k": HALF, "representation": "ds"},
     "FocusVLA": {"top_k": HALF},
+    "FocusVLA, features without place": {"top_k": HALF, "feature_positions": "none"},
 }
 ADAPTER: dict[str, dict[str, Any]] = {
     "VLA-Adapter": {"variant": "base"},

@@ -24,6 +24,7 @@ from fovea.vlm.config import VLMConfig
 
 Attention = Literal["mixed", "cascaded", "parallel"]
 Representation = Literal["vlm", "ds", "vlm+ds", "vggt"]
+FeaturePositions = Literal["none", "learned", ""]
 ChunkQueries = Literal["learned", "zeros"]
 Gripper = Literal["signed", "one_is_open", "as_is"]
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -32,6 +33,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "gate": GATES,
     "top_k_scope": SCOPES,
     "representation": ("vlm", "ds", "vlm+ds", "vggt"),
+    "feature_positions": ("none", "learned"),
     "chunk_queries": ("learned", "zeros"),
     "states_from": ("vlm", "batch"),
     "gripper": ("signed", "one_is_open", "as_is"),
@@ -71,6 +73,10 @@ class VLMPolicyConfig(PreTrainedConfig):
             share for every camera.
         representation: what vision keys / values are made of: `vlm`: states / states; `ds`: raw features (DINOv2 and
             SigLIP) / raw features; `vlm+ds`: states / raw features; `vggt`: tokens computed elsewhere for both.
+        feature_positions: where-information on raw features (a representation with ds): `none`: they are taken as they
+            are, as in the paper, whose DINOv2 and SigLIP tell the place of a patch by themselves; `learned`: they are
+            brought to unit variance, and a learned place and camera are added. Empty takes `learned` for a VLM of kind
+            tiny, whose encoder was trained to know what a patch shows and hardly tells where it is.
         extra_key, extra_width: batch key and width X of those tokens (B, M', X); `<extra_key>.mask` (B, M') may say
             which of them are real.
         pool_vision: average vision tokens 2x2 (a control in FocusVLA's Fig. 3).
@@ -106,6 +112,7 @@ class VLMPolicyConfig(PreTrainedConfig):
     top_k: int | None = None
     top_k_scope: Scope = "query"
     representation: Representation = "vlm"
+    feature_positions: FeaturePositions = ""
     extra_key: str = "observation.tokens.vggt"
     extra_width: int = 2048
     pool_vision: bool = False
@@ -130,6 +137,9 @@ class VLMPolicyConfig(PreTrainedConfig):
                 "ACTION": NormalizationMode.QUANTILES,
             }
         check_finite(self)
+        if not self.feature_positions:
+            placed = self.vlm.kind == "tiny" and self.states_from == "vlm"
+            self.feature_positions = "learned" if placed else "none"
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise FoveaError(f"expected {name} among {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -169,6 +179,10 @@ class VLMPolicyConfig(PreTrainedConfig):
             raise FoveaError(
                 "expected vlm.feature_width with states_from=batch: there is no encoder to ask; "
                 "give the width of the raw features, or that of the states if they are not used"
+            )
+        if self.feature_positions == "learned" and self.states_from == "batch":
+            raise FoveaError(
+                "expected feature_positions=none with states_from=batch: nobody says on what grid raw features lie"
             )
         if self.vlm.compat and (self.representation != "vlm" or self.pool_vision):
             raise FoveaError(

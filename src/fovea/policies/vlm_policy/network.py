@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fovea.errors import FoveaError
@@ -17,6 +18,7 @@ from fovea.fusion.cascaded import Order
 from fovea.heads import ChunkHead, ChunkStem
 from fovea.nn.attention import check_heads
 from fovea.nn.onednn import use_onednn
+from fovea.nn.positions import sincos_2d
 from fovea.nn.squares import average_squares, zero_padding
 from fovea.policies.vlm_policy.configuration import VLMPolicyConfig
 from fovea.tokens import Tokens
@@ -31,6 +33,26 @@ class VLMFacts:
     width: int
     feature_width: int
     grid: tuple[int, int] | None = None
+
+
+class FeaturePlaces(nn.Module):
+    """A learned place and camera on tokens (B, M, D) of the vision encoder, for one that does not tell them by itself.
+
+    Places begin as a 2-D sine-cosine embedding, half as loud as tokens of unit variance.
+
+    Args:
+        grid: (rows, columns) of a camera's tokens.
+        cameras: M is so many times the grid.
+        width: D.
+    """
+
+    def __init__(self, grid: tuple[int, int], cameras: int, width: int) -> None:
+        super().__init__()
+        self.place = nn.Parameter(sincos_2d(grid, width) * width**0.5 * 0.5)
+        self.camera = nn.Parameter(torch.randn(cameras, width) * 0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens + (self.camera[:, None] + self.place).flatten(0, 1)
 
 
 class PolicyBlock(nn.Module):
@@ -87,6 +109,8 @@ class ChunkNetwork(nn.Module):
         self.key_source, self.value_source = sources[config.representation].split()
         used = (self.key_source, self.value_source)
         self.downsample = nn.Linear(vlm.feature_width, width) if "ds" in used else None
+        placed = config.feature_positions == "learned" and self.downsample is not None
+        self.places = FeaturePlaces(self._grid(), self.cameras, width) if placed else None
         self.adapter = nn.Linear(config.extra_width, width) if "extra" in used else None
         self.blocks = nn.ModuleList(
             PolicyBlock(width, self._attention(width), config.film) for _ in range(vlm.layers)
@@ -164,7 +188,20 @@ class ChunkNetwork(nn.Module):
         if self.downsample is None:
             return None, self._pooled(states.vision[0], states.mask)[1]
         features, mask = self._pooled(states.features, states.mask)
-        return self.downsample(features), mask
+        if self.places is None:
+            return self.downsample(features), mask
+        return self.places(self.downsample(F.layer_norm(features, features.shape[-1:]))), mask
+
+    def _grid(self) -> tuple[int, int]:
+        """(rows, columns) of a camera's vision tokens, after pooling.
+
+        Raises:
+            FoveaError: the VLM does not know.
+        """
+        if self.vlm.grid is None:
+            raise FoveaError("expected a VLM that knows the grid of its patches; set feature_positions=none")
+        side = 2 if self.config.pool_vision else 1
+        return self.vlm.grid[0] // side, self.vlm.grid[1] // side
 
     def _pooled(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """2x2 mean pooling inside every camera where configured: (B, M, W) -> a quarter of them, and their mask."""
