@@ -69,7 +69,7 @@ def test_every_suite_has_a_policy_of_its_own_or_all_have_one(config):
     assert list(alone) == list(config.suites)
     assert [test.name for test in alone["libero_goal"].tests] == ["libero_goal", "libero_goal, drawn"]
     assert [test.name for test in alone["libero_90"].tests] == ["fovea_unseen"]
-    assert {path.name for path in alone["libero_goal"].method.data} == {
+    assert {its.out.name for its in alone["libero_goal"].method.data} == {
         "libero_goal-drawn",
         "libero_goal-official",
     }
@@ -106,9 +106,10 @@ def test_a_cell_is_done_only_under_the_settings_that_it_ran_with(config):
     assert not first.done()
     (first.folder / "cell.json").write_text(json.dumps({"settings": first.settings(), "method": "EF-VLA"}))
     assert [c.method.name for c in config.cells() if c.done()] == ["EF-VLA"]
-    longer = EFVLAStudyConfig(out=config.out, results=config.results, episodes=1, steps=7000).cells()[0]
-    assert longer.folder == first.folder
-    assert not longer.done()
+    for other in ({"steps": 7000}, {"drawn": 11}):
+        changed = EFVLAStudyConfig(out=config.out, results=config.results, episodes=1, **other).cells()[0]
+        assert changed.folder == first.folder
+        assert not changed.done()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """`fovea reproduce ef-vla`: the paper's Table 1 with what a CPU can train.
 
-EF-VLA, LF-VLA and the ablations learn the thirty tasks of libero_spatial, libero_object and libero_goal and twenty of
+EF-VLA, LF-VLA and the ablations learn the thirty tasks of libero_spatial, libero_object and libero_goal and 32 of
 libero_90 from the same demonstrations of the scripted expert, with the same token grid, steps and seeds, and play
 official states, layouts drawn anew and the unseen tasks.
 """
@@ -127,7 +127,7 @@ class EFVLAStudyConfig(StudyConfig):
         return [
             Group(
                 suite,
-                tuple(config.out for config in self._collections(suite)),
+                tuple(self._collections(suite)),
                 tuple(test.name for test in self._tests(suite)),
             )
             for suite in self.suites

@@ -18,6 +18,7 @@ from fovea.data.files import atomic_write, read_json, write_json
 from fovea.errors import FoveaError
 from fovea.pipelines.side_by_side import side_by_side, trained_steps
 from fovea.sim import EpisodeStart
+from fovea.sim.collect import CollectConfig
 from fovea.training.checkpoint import comparable
 from fovea.training.config import TrainConfig
 
@@ -32,7 +33,7 @@ class Method:
         name: its row in the tables.
         policy: its configuration, one of `fovea.pipelines.policies.CONFIGS`.
         training: its budget; the seed is the cell's.
-        data: folders of the data sets it learns from.
+        data: the demonstrations it learns from, as they were asked for.
         tests: names of the test sets it plays; empty for all.
         group: what it learns, where a method has several policies ("libero_goal").
     """
@@ -40,7 +41,7 @@ class Method:
     name: str
     policy: Any
     training: TrainConfig
-    data: tuple[Path, ...]
+    data: tuple[CollectConfig, ...]
     tests: tuple[str, ...] = ()
     group: str = ""
 
@@ -128,7 +129,7 @@ class Cell:
         settings = {
             "policy": draccus.encode(self.method.policy),
             "training": self.method.training.recipe() | {"seed": self.seed},
-            "data": [folder.name for folder in self.method.data],
+            "data": {its.out.name: its.identity() | {"episodes": its.episodes} for its in self.method.data},
             "tests": {test.name: [test.step, [vars(start) for start in test.starts]] for test in self.tests},
         }
         return json.loads(json.dumps(settings, default=str))
@@ -195,7 +196,8 @@ def run_cell(cell: Cell) -> None:
 
     settings = cell.settings()  # before the policy fills in what its encoder is
     training = replace(cell.method.training, seed=cell.seed, threads=1)
-    result = train_policy(list(cell.method.data), cell.method.policy, training, cell.folder, workers=1)
+    data = [its.out for its in cell.method.data]
+    result = train_policy(data, cell.method.policy, training, cell.folder, workers=1)
     outcome: dict[str, Any] = {
         "method": cell.method.name,
         "group": cell.method.group,
@@ -203,7 +205,7 @@ def run_cell(cell: Cell) -> None:
         "commit": current_commit(),
         "mujoco": version("mujoco"),
         "settings": settings,
-        "demonstrations": {folder.name: _size(folder) for folder in cell.method.data},
+        "demonstrations": {folder.name: _size(folder) for folder in data},
         "training": {
             "steps": result.steps,
             "seconds": round(result.seconds, 1),

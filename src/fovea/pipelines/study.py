@@ -24,12 +24,12 @@ class Group:
 
     Attributes:
         name: empty where a method has one policy.
-        data: folders of data sets.
+        data: demonstrations.
         tests: names of test sets; empty for all.
     """
 
     name: str
-    data: tuple[Path, ...]
+    data: tuple[CollectConfig, ...]
     tests: tuple[str, ...] = ()
 
 
@@ -142,7 +142,7 @@ class StudyConfig(ABC):
 
     def groups(self) -> list[Group]:
         """What each policy of a method learns: here one learns everything."""
-        return [Group("", tuple(config.out for config in self.collections()))]
+        return [Group("", tuple(self.collections()))]
 
     def groups_of(self, method: str) -> list[Group]:
         """What this method's policies learn."""
@@ -189,7 +189,7 @@ def run_cells(config: StudyConfig) -> None:
 
     todo = config.cells()
     missing = [cell for cell in todo if not cell.done()]
-    wanted = {folder for cell in missing for folder in cell.method.data}
+    wanted = {its.out for cell in missing for its in cell.method.data}
     collect_all([collection for collection in config.collections() if collection.out in wanted])
     config.prepare(list(dict.fromkeys(cell.method.name for cell in missing)))
     encoders: dict[str, Any] = {}
@@ -198,7 +198,7 @@ def run_cells(config: StudyConfig) -> None:
         policy = cell.method.policy
         if not policy.uses_pixels and (encoder := encoder_of(policy)) is not None:
             encoders.setdefault(encoder.identity, encoder)
-            read |= {(encoder.identity, folder): None for folder in cell.method.data}
+            read |= {(encoder.identity, its.out): None for its in cell.method.data}
     for identity, folder in read:  # before the cells, which would wait for one another
         build_features(encoders[identity], open_dataset(folder), workers=config.workers)
     climb(todo, workers=config.workers)
