@@ -159,7 +159,7 @@ def test_a_damaged_index_of_shards_is_named(text, tmp_path):
 @pytest.mark.parametrize("content", [b"hello world", b".", b""])
 def test_a_damaged_prismatic_file_is_named(content, tmp_path):
     (tmp_path / "latest-checkpoint.pt").write_bytes(content)
-    with pytest.raises(FoveaError, match=r"tensors only in .*latest-checkpoint\.pt"):
+    with pytest.raises(FoveaError, match=r"tensors and nothing else in .*latest-checkpoint\.pt"):
         create_vlm(replace(TOY, checkpoint=str(tmp_path / "latest-checkpoint.pt")))
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fovea.encoders.base import VisionEncoder, check_images, check_tap
+from fovea.encoders.files import load_tensors
 from fovea.errors import FoveaError
 from fovea.tokens import Tokens
 
@@ -122,7 +123,7 @@ def load_network(path: Path) -> torch.nn.Module:
     import timm
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = load_tensors(path)
     try:
         network.load_state_dict({_timm_name(key): value for key, value in state.items()}, strict=True)
     except (RuntimeError, AttributeError, KeyError, TypeError) as error:

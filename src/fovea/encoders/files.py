@@ -22,18 +22,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         FoveaError: the file holds no state dict, or something that only unpickling code could read.
     """
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:  # damaged pickles fail in every way that there is
-        raise FoveaError(
-            f"expected tensors and nothing else in {path}, got {type(error).__name__}; a TorchScript archive "
-            "or a pickled model must first be saved as a state dict in safetensors"
-        ) from error
+    state = load_tensors(path)
     for name in ("state_dict", "model_state_dict", "model", "module"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
@@ -45,6 +34,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         key.removeprefix(prefix): value.float() if value.is_floating_point() else value
         for key, value in tensors.items()
     }
+
+
+def load_tensors(path: Path) -> Any:
+    """What a file of tensors holds, nested or not; torch's restricted unpickler reads nothing else.
+
+    Raises:
+        FoveaError: the file is damaged, or holds something that only unpickling code could read.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # damaged pickles fail in every way that there is
+        raise FoveaError(
+            f"expected tensors and nothing else in {path}, got {type(error).__name__}; a TorchScript archive "
+            "or a pickled model must first be saved as a state dict in safetensors"
+        ) from error
 
 
 def local_file(name: str, text: str, known: Sequence[str]) -> Path:

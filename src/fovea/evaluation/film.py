@@ -72,12 +72,11 @@ def write_film(path: Path, observations: Sequence[Observation], actor: Actor) ->
         word for word in range(len(words)) if np.isfinite(first[:, word]).all()
     }  # others have no map to show
     phrases = [[word for word in run if word in read] for run in noun_phrases(words)]
-    shown = [run for run in phrases if run]
     frames = episode_frames(
         pictures,
         {name: np.nan_to_num(its) for name, its in maps.items()},
         words,
         side=SIDE,
-        phrases=shown[:1] + shown[1:][-1:],
+        phrases=[run for run in phrases if run],
     )
     return write_video(frames, path, quality=29)

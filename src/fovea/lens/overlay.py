@@ -112,17 +112,15 @@ def episode_frames(
         maps: camera -> (T, M, gh, gw) attention of each word over the patches.
         words: M words.
         side: S of each tile.
-        phrases: up to two groups of word indices to light up, amber and blue; default the first and the last
-            noun phrase, each as the mean of its words.
+        phrases: groups of word indices, of which the first and the last light up, amber and blue, each as the mean of
+            its words; None takes the noun phrases.
 
     Yields:
         T frames (h, w, 3) uint8 with even h and w, as H.264 wants.
     """
     _check(pictures, maps, words)
-    if phrases is None:
-        found = noun_phrases(words)
-        phrases = found[:1] + found[1:][-1:]
-    tints = list(zip(phrases, (AMBER, BLUE), strict=False))
+    found = list(noun_phrases(words) if phrases is None else phrases)
+    tints = list(zip(found[:1] + found[1:][-1:], (AMBER, BLUE), strict=False))
     colours = {index: colour for run, colour in tints for index in run}
     strip = word_strip(words, colours, _width(side, pictures))
     gap, length = _gap(side), len(next(iter(pictures.values())))

@@ -12,13 +12,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fovea.encoders.files import load_tensors
 from fovea.errors import FoveaError
 
 Layout = Literal["prismatic", "hf"]
@@ -208,13 +208,8 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def _read_prismatic(path: Path) -> dict[str, Tensor]:
-    """Groups of a .pt file as prefixes; torch's restricted unpickler reads tensors and nothing else."""
-    try:
-        record: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:  # damaged pickles fail in every way that there is
-        raise FoveaError(f"expected a Prismatic checkpoint of tensors only in {path}: {error}") from error
+    """Groups of a .pt file as prefixes."""
+    record = load_tensors(path)
     model = record.get("model") if isinstance(record, dict) else None
     if not isinstance(model, dict) or not all(isinstance(group, dict) for group in model.values()):
         raise FoveaError(
