@@ -37,6 +37,10 @@ def test_a_verb_that_hands_flags_over_explains_itself(name, capsys):
     [
         ("demo --episodes 0", "episodes"),
         ("demo --tasks []", "at least one task"),
+        ("demo --demonstrations 0", "episodes"),
+        ("demo --tasks [99]", "99"),
+        ("reproduce focus-vla --episodes 25", "up to state 49 of libero_spatial"),
+        ("reproduce ef-vla --suites libero_90 --episodes 21", "up to state 19 of fovea_unseen"),
         ("collect --layout drwn", "official, drawn"),
         ("collect --suite libero_objct", "libero_object"),
         ("cache", "needs --dataset"),

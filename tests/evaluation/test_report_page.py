@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from headless_chromium import Chromium
 
+from fovea.encoders.words import split_words
 from fovea.evaluation.report import write_report
-from fovea.lens.overlay import episode_frames, split_words
+from fovea.lens.overlay import episode_frames
 from fovea.lens.video import write_video
 
 INSTRUCTION = "pick up the salad dressing and place it in the basket"

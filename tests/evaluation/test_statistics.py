@@ -89,3 +89,5 @@ def test_every_episode_has_one_ending():
         {"success": False, "first_lifted": None, "first_close": None},
     ]
     assert list(endings(records).values()) == [1, 1, 1, 2, 1]
+    drawer = {"success": False, "first_lifted": None, "first_close": {"right": None}}
+    assert endings([*records, drawer, {**drawer, "success": True}]) == endings(records)  # it names no object

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from fovea.cli import main
+from fovea.data.files import locked
 from fovea.errors import FoveaError
 from fovea.lens.moments import choose_starts
 from fovea.pipelines import ground
@@ -78,6 +79,16 @@ def test_a_run_goes_on_where_it_stopped_and_asks_nothing_twice(one_scene, tmp_pa
     assert len(one_scene) == 2
 
 
+def test_a_damaged_answer_is_named_and_a_second_run_beside_the_first_refused(one_scene, tmp_path):
+    ground.run(config(tmp_path))
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"key": "half a li\n' + answers.read_text())
+    with pytest.raises(FoveaError, match=r"answers\.jsonl, line 1: expected what was found at a scene"):
+        ground.run(config(tmp_path))
+    with locked(tmp_path / ".lock"), pytest.raises(FoveaError, match="another process is working"):
+        ground.run(config(tmp_path))
+
+
 def test_more_moments_ask_more(one_scene, tmp_path):
     result = ground.run(config(tmp_path, moments=2))
     assert result["variants"][0]["cameras"]["agentview"]["all"]["asked"] == 4
@@ -102,6 +113,7 @@ def test_the_verb_prints_a_table_or_the_numbers(one_scene, tmp_path, capsys):
         ("--holdout milkk", "milk"),
         ("--holdout milk --data somewhere", "one of them"),
         ("--scenes 0", "scenes"),
+        ("--tasks 0,3,0", "tasks: expected each once"),
         ("--scenes 51 --tasks 0", "50 official initial states"),
         ("--suite libero_objct", "libero_object"),
         ("--data nowhere --tasks 0", "nowhere"),

@@ -4,8 +4,9 @@ import av
 import numpy as np
 import pytest
 
+from fovea.encoders.words import split_words
 from fovea.errors import FoveaError
-from fovea.lens.overlay import episode_frames, heat, noun_phrases, overlay, split_words, word_sheet
+from fovea.lens.overlay import episode_frames, heat, noun_phrases, overlay, word_sheet
 from fovea.lens.video import write_video
 
 WORDS = split_words("Pick up the tomato sauce and place it in the basket.")

@@ -1,8 +1,10 @@
 """Studies of methods x seeds: what runs when, what counts as done, and what the page says about it."""
 
 import json
+import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import psutil
@@ -94,17 +96,22 @@ def test_test_episodes_are_apart_from_training(config):
 def test_a_cell_is_done_only_under_the_settings_that_it_ran_with(config):
     first = config.cells()[0]
     assert not first.done()
+    here = {"mujoco": version("mujoco")}
     first.folder.mkdir(parents=True)
-    (first.folder / "cell.json").write_text(json.dumps({"settings": first.settings(), "method": "EF-VLA"}))
+    (first.folder / "cell.json").write_text(
+        json.dumps({"settings": first.settings(), "method": "EF-VLA", **here})
+    )
     assert first.done()
     older = first.settings()
     older["policy"].pop("proprio_noise")  # a field that came later, with its default
-    (first.folder / "cell.json").write_text(json.dumps({"settings": older, "method": "EF-VLA"}))
+    (first.folder / "cell.json").write_text(json.dumps({"settings": older, "method": "EF-VLA", **here}))
     assert first.done()
     older["policy"].pop("value_join")  # here it is not the default
-    (first.folder / "cell.json").write_text(json.dumps({"settings": older, "method": "EF-VLA"}))
+    (first.folder / "cell.json").write_text(json.dumps({"settings": older, "method": "EF-VLA", **here}))
     assert not first.done()
-    (first.folder / "cell.json").write_text(json.dumps({"settings": first.settings(), "method": "EF-VLA"}))
+    (first.folder / "cell.json").write_text(
+        json.dumps({"settings": first.settings(), "method": "EF-VLA", **here})
+    )
     assert [c.method.name for c in config.cells() if c.done()] == ["EF-VLA"]
     for other in ({"steps": 7000}, {"drawn": 11}):
         changed = EFVLAStudyConfig(out=config.out, results=config.results, episodes=1, **other).cells()[0]
@@ -155,18 +162,26 @@ def test_a_study_goes_on_elsewhere_from_the_records_of_its_cells(config, quick, 
     assert found["demonstrations"] == {"episodes": 20, "frames": 1800}  # drawn and official
     assert "records" not in elsewhere.results.read_text()
     elsewhere.steps = 7000
-    assert not elsewhere.cells()[0].done()
+    with pytest.raises(
+        FoveaError, match=r"other settings \(different: training.steps\); choose another --records"
+    ):
+        run(elsewhere)  # a trial would take the place of what took hours
 
 
-def test_a_record_of_another_release_of_mujoco_is_of_other_episodes(config, quick, tmp_path):
+def test_episodes_of_another_release_of_mujoco_are_not_mixed_with_those_of_this_one(config, quick, tmp_path):
     config.records = tmp_path / "records"
     ladder.run_cell(config.cells()[0])
-    config.out = tmp_path / "elsewhere"
     first = config.cells()[0]
-    assert first.done()
-    first.record.write_text(json.dumps({**first.outcome(), "mujoco": "3.17.0"}))
-    assert not config.cells()[0].done()
+    older = json.dumps({**first.outcome(), "mujoco": "3.17.0"})
     assert release("3.17.0") == (3, 17) > release("3.3.7")
+    (first.folder / "cell.json").write_text(older)
+    with pytest.raises(FoveaError, match=r"ran under MuJoCo 3.17.0, but 3\..* is installed"):
+        first.done()
+    (first.folder / "cell.json").unlink()
+    assert first.done()
+    first.record.write_text(older)
+    with pytest.raises(FoveaError, match="not to be mixed"):
+        first.done()
 
 
 def test_a_cell_that_ran_before_records_were_asked_for_leaves_one(config, quick, tmp_path):
@@ -294,6 +309,9 @@ def test_a_study_of_one_suite_learns_and_plays_that_suite(tmp_path):
     assert [test.name for test in study.tests()] == ["libero_object", "libero_object, drawn"]
     text = page(study, {"demonstrations": {"episodes": 200, "frames": 20000}, "cells": []})
     assert "--suites '[\"libero_object\"]'" in text
+    study.methods = ["w/o f'_l"]
+    pasted = shlex.split(study.chosen())
+    assert json.loads(pasted[pasted.index("--methods") + 1]) == study.methods
     assert "Every suite has a policy of its own. 200 demonstrations" in text
 
 

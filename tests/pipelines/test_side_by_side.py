@@ -20,6 +20,13 @@ def test_a_job_that_fails_is_named_with_its_log_and_the_other_one_is_kept(tmp_pa
     assert "speaks" not in capfd.readouterr().out
 
 
+def test_a_process_that_dies_is_a_message_that_says_how_to_go_on(tmp_path):
+    with pytest.raises(FoveaError, match=r"cake: its process died, or one beside it .* fewer --workers"):
+        side_by_side(
+            [ToyJob("cake", tmp_path / "cake", dies=True)], work, title="loaves", workers=1, progress=False
+        )
+
+
 def test_a_training_is_as_far_as_its_last_whole_line_says(tmp_path):
     assert trained_steps(tmp_path) == 0
     lines = [json.dumps({"step": step}) for step in (20, 40)]

@@ -1,5 +1,6 @@
 """Jobs that processes of a test import."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ class ToyJob:
     label: str
     folder: Path
     fails: bool = False
+    dies: bool = False
 
     def progress(self) -> str:
         return self.label
@@ -18,6 +20,8 @@ class ToyJob:
 
 def work(job: ToyJob) -> None:
     print(f"{job.label} speaks")
+    if job.dies:
+        os._exit(9)
     if job.fails:
         raise FoveaError("expected flour, got none")
     (job.folder / "done").touch()

@@ -1,5 +1,6 @@
 """VLA-Adapter and FocusVLA: learning, acting, counts, and what every choice of the ablation does."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -245,6 +246,31 @@ def test_raw_features_are_placed_where_the_encoder_is_the_small_one():
     assert FocusVLAConfig.preset("full").feature_positions == "none"
     batch = VLMConfig.toy(feature_width=8)
     assert FocusVLAConfig.tiny(states_from="batch", vlm=batch).feature_positions == "none"
+
+
+def test_a_policy_from_before_features_were_placed_still_loads(make, tmp_path, encoder):
+    policy = make(feature_positions="none")
+    policy.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["feature_positions"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    (tmp_path / "checksums.json").unlink()
+    loaded = FocusVLAPolicy.from_pretrained(tmp_path, encoder=encoder)
+    assert loaded.config.feature_positions == "none"
+    batch = frames(2)
+    assert torch.equal(loaded.predict_action_chunk(batch), policy.eval().predict_action_chunk(batch))
+
+
+def test_half_of_the_tokens_is_half_whatever_the_cameras_and_the_pooling():
+    two = FocusVLAConfig.preset("tiny")
+    one = {key: its for key, its in two.input_features.items() if key != two.camera_keys[0]}
+    assert FocusVLAConfig.preset("tiny", input_features=one).top_k == 32
+    assert FocusVLAConfig.preset("tiny", pool_vision=True).top_k == 16
+    assert FocusVLAConfig.preset("tiny", vlm={"patch_pool": 1}).top_k == 256
+    config = FocusVLAConfig(device="cpu")
+    config.input_features, config.output_features = one, two.output_features  # LeRobot, from a data set
+    assert FocusVLAPolicy(config).config.top_k == 32
+    assert FocusVLAConfig(top_k=64, input_features=one).top_k == 64
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,38 @@ def append_line(path: str | Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
+def read_lines(path: Path, what: str, then: str) -> list[Any]:
+    """The values of a file of JSON lines, none where there is no file; a last line that a kill cut off is left out.
+
+    Args:
+        what: a line holds, for the message.
+        then: what happens when a damaged line is deleted, for the message.
+
+    Raises:
+        FoveaError: another line is damaged.
+    """
+    text = path.read_text() if path.exists() else ""
+    values = []
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            values.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise FoveaError(
+                f"{path}, line {number}: expected {what}, it is damaged ({error}); delete that line, {then}"
+            ) from error
+    return values
+
+
+def drop_cut_line(path: Path) -> None:
+    """What is appended must not join half a line."""
+    whole = path.read_bytes() if path.exists() else b""
+    if whole and not whole.endswith(b"\n"):
+        with atomic_write(path) as file:
+            file.write(whole[: whole.rfind(b"\n") + 1])
+
+
 @contextmanager
 def full_disk_named(path: str | Path) -> Iterator[None]:
     """What writes inside fails on a full disk (quota, largest file) with a `FoveaError` that names the folder."""

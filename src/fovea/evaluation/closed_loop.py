@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fovea.data.files import append_line, atomic_write, locked
+from fovea.data.files import append_line, drop_cut_line, locked, read_lines
 from fovea.errors import FoveaError
 from fovea.evaluation.actor import Actor
 from fovea.evaluation.dispatch import Dispatch
@@ -81,7 +81,7 @@ def evaluate(
         )
     path = out / "episodes.jsonl"
     with locked(out / ".lock", wait=False), progress_bar(visible=progress) as bar:
-        _drop_cut_line(path)
+        drop_cut_line(path)
         records = {record["id"]: record for record in read_records(path) if record["id"] in set(ids)}
         todo = deque(number for number, name in enumerate(ids) if name not in records)
         plan = Films(films, records.values())
@@ -111,27 +111,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     Raises:
         FoveaError: another line is damaged.
     """
-    text = path.read_text() if path.exists() else ""
-    records = []
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            break
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise FoveaError(
-                f"{path}, line {number}: expected the record of an episode, it is damaged ({error}); delete that line, "
-                "and its episode will be played again"
-            ) from error
-    return records
-
-
-def _drop_cut_line(path: Path) -> None:
-    """What is appended must not join half a line."""
-    whole = path.read_bytes() if path.exists() else b""
-    if whole and not whole.endswith(b"\n"):
-        with atomic_write(path) as file:
-            file.write(whole[: whole.rfind(b"\n") + 1])
+    return read_lines(path, "the record of an episode", "and its episode will be played again")
 
 
 def warn_if_different(render: Mapping[str, Any], trained_on: Mapping[str, Any] | None) -> None:

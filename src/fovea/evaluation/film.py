@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from fovea.data import keys
+from fovea.encoders.words import split_words
 from fovea.evaluation.actor import Actor, Observation
-from fovea.lens.overlay import enlarge, episode_frames, noun_phrases, split_words
+from fovea.lens.overlay import enlarge, episode_frames, noun_phrases
 from fovea.lens.video import write_video
 from fovea.lens.word_maps import CAMERA_NAMES, PolicyMaps
 

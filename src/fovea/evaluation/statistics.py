@@ -123,8 +123,13 @@ def ending(record: Record) -> str:
 
 
 def endings(records: Iterable[Record]) -> dict[str, int]:
-    """How many episodes ended in each of `ENDINGS`, in that order."""
-    found = [ending(record) for record in records]
+    """How many episodes ended in each of `ENDINGS`, in that order.
+
+    Tasks whose goal moves no object (a drawer, a stove) do not count, as in `grounding`, where the hand closed on
+    something or lifted it: whether that was right is not known (None).
+    """
+    events = [(record, record["first_lifted"] or record["first_close"]) for record in records]
+    found = [ending(record) for record, event in events if event is None or event["right"] is not None]
     return {kind: found.count(kind) for kind in ENDINGS}
 
 

@@ -7,7 +7,6 @@ tint, where the words look. Every map is scaled to its own maximum, but never to
 uniform map would hold, so a map that looks nowhere in particular stays dark instead of being blown up.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -29,11 +28,6 @@ _FUNCTION_WORDS = frozenset(
     "a an and at back between bottom close drawer from front in inside into it its left middle next of on onto open "
     "pick place push put right stack the their to top turn up with".split()
 )
-
-
-def split_words(instruction: str) -> list[str]:
-    """The words of an instruction, in lower case, without punctuation."""
-    return re.findall(r"[a-z0-9']+", instruction.lower())
 
 
 def noun_phrases(words: Sequence[str]) -> list[tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fovea.data.files import write_json
+from fovea.data.files import locked, write_json
 from fovea.lens.attention import load_gaze, mean_interval, scene_means, shares, summarise
 from fovea.lens.moments import choose_starts, take_moments
 from fovea.lens.sheet import attention_sheet, save_png
@@ -28,11 +28,11 @@ def run(config: AttendConfig) -> dict[str, Any]:
     starts = choose_starts(config.suite, config.task, config.scenes, config.layout, config.seed)
     gazes = [load_gaze(checkpoint) for checkpoint in (config.checkpoint, *config.against)]
     sizes = [gaze.image_size for gaze in gazes]
-    records = SceneRecords(config.out / "shares.jsonl", (RULES, max(sizes), config.moments))
     identities = [gaze.identity for gaze in gazes]
     sheets = sheet_paths(config.out, starts, config.sheets, [*identities, str(config.layers)])
-    todo = records.missing(starts, identities, sheets)
-    with progress_bar(visible=not config.json) as bar:
+    with locked(config.out / ".lock", wait=False), progress_bar(visible=not config.json) as bar:
+        records = SceneRecords(config.out / "shares.jsonl", (RULES, max(sizes), config.moments))
+        todo = records.missing(starts, identities, sheets)
         job = bar.add_task("scenes", total=len(starts), completed=len(starts) - len(todo), note="")
         for moments in take_moments(todo, sizes, config.moments):
             start, shown, looks = moments[0].start, len(moments) // 2, []

@@ -15,6 +15,7 @@ from fovea import __version__
 from fovea.errors import FoveaError
 from fovea.sim.collect import CollectConfig
 from fovea.sim.render import RenderSettings
+from fovea.sim.suites import get_task
 from fovea.training.config import TrainConfig, TrainResult
 
 if TYPE_CHECKING:
@@ -112,17 +113,20 @@ def run(config: DemoConfig) -> dict[str, Any]:
     from fovea.pipelines.stages import Stages
     from fovea.sim.collect import run as collect
 
+    collection, training = config.collection(), config.training()
+    for task in config.tasks:
+        get_task(SUITE, task)  # bad flags are refused before the folder remembers them
     settings = {"tasks": config.tasks, "demonstrations": config.demonstrations, "steps": config.steps}
     stages = Stages(config.out, settings | {"episodes": config.episodes, "seed": config.seed})
     with stages.stage(
         "collect", f"{config.demonstrations} demonstrations of each of {len(config.tasks)} tasks"
     ):
-        collected = collect(config.collection())
+        collected = collect(collection)
     policy_config = config.policy()
     with stages.stage("cache", "features of the frozen encoder, once for every frame"):
         cache_features(config.out / "data", create_encoder(policy_config.encoder), config.workers)
     with stages.stage("train", f"EF-VLA, {config.steps} steps from the cache"):
-        result = train_policy(config.out / "data", policy_config, config.training(), config.out / "train")
+        result = train_policy(config.out / "data", policy_config, training, config.out / "train")
     states = list(TEST_STATES)[: config.episodes]
     starts = official(SUITE, config.tasks, states, seed=config.seed)
     with stages.stage("evaluate", f"{len(starts)} episodes from initial states that training never saw"):

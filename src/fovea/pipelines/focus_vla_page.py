@@ -94,7 +94,7 @@ def page(config: "FocusVLAStudyConfig", outcome: dict[str, Any]) -> str:
             "",
             "## Success against training steps (Fig. 7)",
             "",
-            f"Half of the official episodes, {config.episodes // 2} a task, both suites and all seeds together; bands:",
+            f"Half of the official episodes, {config.fewer} a task, both suites and all seeds together; bands:",
             "Wilson, 95 %.",
             "",
             f"![success by step]({picture.name})",

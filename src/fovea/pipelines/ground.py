@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fovea.data.files import write_json
+from fovea.data.files import locked, write_json
 from fovea.encoders.base import TAPS, check_tap
 from fovea.lens import grounding
 from fovea.lens.moments import Moment, choose_starts, named_in_data, take_moments
@@ -36,10 +36,10 @@ def run(config: GroundConfig) -> dict[str, Any]:
     named, variants = _named(config), _variants(config)
     sizes = [variant.image_size for variant in variants]
     identities = [variant.identity for variant in variants]
-    records = SceneRecords(config.out / "answers.jsonl", (RULES, max(sizes), config.moments))
     sheets = sheet_paths(config.out, starts, config.sheets, identities)
-    todo = records.missing(starts, identities, sheets)
-    with progress_bar(visible=not config.json) as bar:
+    with locked(config.out / ".lock", wait=False), progress_bar(visible=not config.json) as bar:
+        records = SceneRecords(config.out / "answers.jsonl", (RULES, max(sizes), config.moments))
+        todo = records.missing(starts, identities, sheets)
         job = bar.add_task("scenes", total=len(starts), completed=len(starts) - len(todo), note="")
         for moments in take_moments(todo, sizes, config.moments):
             _look(moments, variants, records, sheets.get(moments[0].start))

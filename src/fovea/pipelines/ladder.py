@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fovea.data.files import atomic_write, read_json, write_json
+from fovea.data.files import atomic_write, differing, read_json, write_json
 from fovea.errors import FoveaError
 from fovea.pipelines.side_by_side import side_by_side, trained_steps
 from fovea.sim import EpisodeStart
@@ -109,18 +109,40 @@ class Cell:
         return self.outcome() is not None
 
     def outcome(self) -> dict[str, Any] | None:
-        """What it left behind; None while it is not done."""
-        import draccus
+        """What it left behind; None while it is not done.
 
-        usual = {"policy": draccus.encode(type(self.method.policy)())}
+        Raises:
+            FoveaError: its episodes are of another release of MuJoCo, or its place among the records is taken by a cell
+                with other settings.
+        """
         for path in (self.folder / CELL, self.record):
             if path is None or not path.is_file():
                 continue
             outcome = read_json(path, "study cell")
-            before, now = comparable(outcome["settings"], self.settings(), usual)
-            if before == now and (path != self.record or release(outcome["mujoco"]) == release()):
+            different = self._different(outcome["settings"])
+            ran = outcome.get("mujoco")
+            if not different and (ran is None or release(ran) != release()):
+                raise FoveaError(
+                    f"{path}: its episodes ran under MuJoCo {ran or 'of an unknown release'}, but "
+                    f"{version('mujoco')} is installed; they are not to be mixed: install that one, or take another "
+                    "--out and --records"
+                )
+            if not different:
                 return outcome
+            if path == self.record:
+                raise FoveaError(
+                    f"{path} is of a study with other settings (different: {', '.join(different)}); choose another "
+                    "--records"
+                )
         return None
+
+    def _different(self, settings: dict[str, Any]) -> list[str]:
+        """Names of what is not as in the settings of a cell that ran."""
+        import draccus
+
+        usual = {"policy": draccus.encode(type(self.method.policy)())}
+        before, now = comparable(settings, self.settings(), usual)
+        return differing(before, now)
 
     def settings(self) -> dict[str, Any]:
         """What decides the outcome, as JSON."""
@@ -136,7 +158,7 @@ class Cell:
 
 
 def release(version_of_mujoco: str | None = None) -> tuple[int, ...]:
-    """(3, 3) of "3.3.7", or of the MuJoCo that is installed: a record of another release is of other episodes."""
+    """(3, 3) of "3.3.7", or of the MuJoCo that is installed: episodes of another release are other episodes."""
     return tuple(int(part) for part in (version_of_mujoco or version("mujoco")).split(".")[:2])
 
 

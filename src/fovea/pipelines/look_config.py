@@ -38,8 +38,12 @@ class LookConfig:
         for name, least in self.LEAST.items():
             if getattr(self, name) < least:
                 raise FoveaError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-        if not self.suite or len(set(self.suite)) != len(self.suite):
-            raise FoveaError(f"suite: expected different suites, at least one, got {self.suite}")
+        if not self.suite:
+            raise FoveaError("suite: expected at least one, got none")
+        for name in ("suite", "tasks", "task"):
+            values = getattr(self, name, [])
+            if len(set(values)) != len(values):
+                raise FoveaError(f"{name}: expected each once (a scene counts once), got {values}")
 
 
 @dataclass(frozen=True, kw_only=True)

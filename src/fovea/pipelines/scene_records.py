@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fovea.data.files import append_line
+from fovea.data.files import append_line, drop_cut_line, read_lines
 from fovea.sim.layout import EpisodeStart
 
 
@@ -22,13 +22,9 @@ class SceneRecords:
     def __init__(self, path: Path, rules: Sequence[int]) -> None:
         self.path, self.rules = path, list(rules)
         self._known: dict[str, Any] = {}
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        for line in lines:
-            if line.endswith("\n") and line.startswith("{"):
-                record = json.loads(line)
-                self._known[record["key"]] = record["found"]
-        if lines and not lines[-1].endswith("\n"):  # half a line of a killed process
-            path.write_text("".join(lines[:-1]))
+        drop_cut_line(path)
+        for record in read_lines(path, "what was found at a scene", "and the scene is looked at again"):
+            self._known[record["key"]] = record["found"]
 
     def missing(
         self, starts: Sequence[EpisodeStart], identities: Sequence[str], sheets: Mapping[EpisodeStart, Path]

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Protocol
 
@@ -48,7 +48,8 @@ def side_by_side[Job: LongJob](
         done: so many more were finished before; the bar counts them.
 
     Raises:
-        FoveaError: from a job, with its name; the others that run are waited for.
+        FoveaError: from a job, with its name; the others that run are waited for. A process that dies takes those
+            beside it along.
     """
     waiting = list(jobs)
     context = multiprocessing.get_context("spawn")
@@ -109,6 +110,11 @@ def _run[Job: LongJob](work: Callable[[Job], None], job: Job) -> None:
 
 
 def _named(job: LongJob, error: BaseException) -> BaseException:
+    if isinstance(error, BrokenExecutor):
+        return FoveaError(
+            f"{job.label}: its process died, or one beside it (out of memory?); run the same command again to go on, "
+            f"with fewer --workers (log: {job.folder / 'log.txt'})"
+        )
     if isinstance(error, FoveaError):
         return FoveaError(f"{job.label}: {error} (log: {job.folder / 'log.txt'})")
     return error

@@ -1,6 +1,7 @@
 """What studies over suites share: collect, cache, run the cells, write the page; each study adds methods and a page."""
 
 import json
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -102,10 +103,7 @@ class StudyConfig(ABC):
             for name, value in vars(self).items()
             if name not in free and value != getattr(usual, name)
         }
-        return "".join(
-            f" --{n} {repr(json.dumps(v)) if isinstance(v, list) else json.dumps(v)}"
-            for n, v in values.items()
-        )
+        return "".join(f" --{n} {shlex.quote(json.dumps(v))}" for n, v in values.items())
 
     @abstractmethod
     def method_names(self) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fovea.errors import FoveaError
 from fovea.pipelines.ladder import TestSet
 from fovea.sim.collect import CollectConfig
 from fovea.sim.suites import get_tasks
@@ -70,6 +71,8 @@ def official_tests(
     """One test set a suite: `episodes` official initial states of every task, from `first_state` on."""
     from fovea.evaluation.episodes import official
 
+    for suite in suites:
+        _check_states(suite, first_state + episodes)
     return [
         TestSet(suite, tuple(official(suite, _tasks(suite), range(first_state, first_state + episodes))))
         for suite in suites
@@ -93,8 +96,19 @@ def unseen_tests(episodes: int) -> list[TestSet]:
     """EF-VLA's unseen tasks, but for the one that no arm position allows (see docs/experts.md)."""
     from fovea.evaluation.episodes import official
 
+    _check_states("fovea_unseen", episodes)
     tasks = [task for task in _tasks("fovea_unseen") if task != 0]
     return [TestSet("fovea_unseen", tuple(official("fovea_unseen", tasks, range(episodes))))]
+
+
+def _check_states(suite: str, needed: int) -> None:
+    """Refuse, before anything runs, episodes beyond a suite's last official state."""
+    there = min(len(task.initial_states()) for task in get_tasks(suite))
+    if needed > there:
+        raise FoveaError(
+            f"--episodes: expected test episodes up to state {there - 1} of {suite}, the last, got {needed - 1}; "
+            f"ask for {needed - there} fewer"
+        )
 
 
 def _tasks(suite: str) -> list[int]:

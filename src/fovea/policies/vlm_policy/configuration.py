@@ -206,6 +206,9 @@ class VLMPolicyConfig(PreTrainedConfig):
         if self.top_k is not None and self.top_k_scope == "camera" and self.top_k < cameras:
             raise FoveaError(f"expected top_k >= {cameras}, one token a camera, got {self.top_k}")
 
+    def settle(self) -> None:
+        """Decide what was left open until cameras and encoder are known."""
+
     @property
     def film(self) -> bool:
         """Whether blocks hold VLA-Adapter-Pro's unused layer."""

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
+from fovea.data.files import read_json
 from fovea.encoders import VisionEncoder
 from fovea.errors import FoveaError
 from fovea.policies.batches import forget
-from fovea.policies.checked import CheckedWeights
+from fovea.policies.checked import CONFIG, CheckedWeights, policy_folder
 from fovea.policies.vlm_policy.configuration import ACTION, VLMPolicyConfig
 from fovea.policies.vlm_policy.inputs import VLMInputs
 from fovea.policies.vlm_policy.network import ChunkNetwork, VLMFacts
@@ -87,6 +89,7 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         else:
             self.vlm = vlm or create_vlm(config.vlm, encoder=encoder, load_weights=load_weights)
             facts = VLMFacts(self.vlm.layers, self.vlm.width, self.vlm.feature_width, self.vlm.grid)
+        config.settle()
         self.inputs = VLMInputs(config)
         self.model = ChunkNetwork(config, facts)
         self.reset()
@@ -232,6 +235,15 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
     # -- loading -------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> Self:
-        """As LeRobot's, strict; networks are built without the weights that the checkpoint brings."""
-        return super().from_pretrained(pretrained_name_or_path, **{"load_weights": False, **kwargs})
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, config: Any = None, **kwargs: Any
+    ) -> Self:
+        """As LeRobot's, strict; networks are built without the weights that the checkpoint brings.
+
+        A policy from before raw features could be placed has none that are, whatever is usual now.
+        """
+        folder = policy_folder(pretrained_name_or_path, **kwargs)
+        config = config or PreTrainedConfig.from_pretrained(folder)
+        if (saved := folder / CONFIG).is_file() and "feature_positions" not in read_json(saved, "policy"):
+            config.feature_positions = "none"
+        return super().from_pretrained(folder, config=config, **{"load_weights": False, **kwargs})
