@@ -184,9 +184,21 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch, error):
     for words in (
         "open_clip_model.safetensors",
         "huggingface.co/timm/vit_base_patch32_clip_224.openai",
-        "ViT-B-32-quickgelu//",
+        "ViT-B-32/openai//",
     ):
         assert words in str(caught.value)
+
+
+def test_a_file_whose_pixels_nobody_knows_must_say_of_what_tag_it_is(saved):
+    _, path = saved
+    with pytest.raises(FoveaError, match=r"ViT-L-14/<tag>//.*laion2b_s32b_b82k"):
+        create_encoder(f"ViT-L-14/{path}")
+    with pytest.raises(FoveaError, match="tag of ViT-L-14"):
+        create_encoder(f"ViT-L-14/opnai/{path}")
+    tagged = create_encoder(f"ViT-B-32/openai/{path}", random_weights=True)
+    assert tagged.mean == create_encoder("ViT-B-32/openai", random_weights=True).mean
+    laion = create_encoder(f"ViT-L-14/laion2b_s32b_b82k/{path}", random_weights=True)
+    assert laion.mean == (0.5, 0.5, 0.5)
 
 
 def test_a_hub_repository_without_safetensors_gives_its_other_file(monkeypatch, saved):

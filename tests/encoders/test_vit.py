@@ -1,5 +1,7 @@
 """Encoders that only see: timm's own numbers, both halves of the fused one, names, sizes and missing weights."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -122,12 +124,24 @@ def test_an_unknown_name_gets_the_nearest_known_one(name, words):
     [
         ("timm/resnet18", "plain vision transformer"),
         ("timm/test_vit@100", "ask for @96"),
+        ("timm/vit_small_patch14_dinov2@150", "ask for @140"),
+        ("timm/vit_tiny_patch16_224@8", "of 8 px|ask for @16"),
+        ("timm/vit_tiny_patch16_224@0", "of 0 px|ask for @16"),
         ("timm/test_vit@64+timm/test_vit2@96", "one picture size"),
     ],
 )
 def test_what_cannot_be_an_encoder_is_refused(name, words):
     with pytest.raises(FoveaError, match=words):
         create_vision_encoder(name, random_weights=True)
+
+
+def test_networks_that_share_a_file_but_not_their_activation_are_two_encoders(saved):
+    _, path = saved
+    plain = create_vision_encoder(f"timm/test_vit2//{path}")
+    quick = VitEncoder(copy.deepcopy(plain.model), name=plain.name, mean=plain.mean, std=plain.std)
+    for block in quick.model.blocks:
+        block.mlp.act = timm.layers.QuickGELU()
+    assert quick.freeze().identity != plain.identity
 
 
 def test_an_encoder_without_words_is_no_dual_encoder():

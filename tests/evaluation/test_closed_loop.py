@@ -139,7 +139,7 @@ def test_a_worker_that_dies_is_named_and_replaced(tmp_path, capsys):
     options = {"render": SMALL, "max_steps": 2, "workers": 1, "progress": False}
     (record,) = evaluate(Killer(), STARTS[:1], tmp_path, **options)
     assert record["steps"] == 2
-    said = " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().err.split())
     assert "died (exit code -9) at libero_object task 4" in said
 
 

@@ -73,7 +73,7 @@ def test_a_cluster_plays_the_same_episodes_and_outlives_a_node(cluster, tmp_path
     options = {"render": SMALL, "max_steps": 3, "workers": 2, "progress": False}
     with contextlib.closing(Together(cluster.address)) as engine:
         records = evaluate(Saboteur(cluster=cluster), STARTS, tmp_path / "ray", engine=engine, **options)
-    assert "another one plays this episode again" in " ".join(capsys.readouterr().out.split())
+    assert "another one plays this episode again" in " ".join(capsys.readouterr().err.split())
     assert [record["start"] for record in records] == [start.asdict() for start in STARTS]
 
     assert all(record["steps"] == record["max_steps"] == 3 for record in records)

@@ -1,5 +1,6 @@
 """The adapters agree with LeRobot's own policies, and say what is wrong with a checkpoint."""
 
+import copy
 import shutil
 
 import pytest
@@ -103,6 +104,33 @@ def test_lora_sits_on_the_language_model_and_the_expert_only(which, request):
         assert any("expert" in name for name in names)
         assert any("text_model" in name or "language_model" in name for name in names)
     assert [name for name, _ in own.policy.named_parameters()] == before
+
+
+def test_adapters_are_as_precise_as_a_projector_also_in_a_checkpoint_of_half_precision(backbone):
+    policy = copy.deepcopy(backbone.policy)
+    backbone.policy.to(torch.bfloat16)
+    try:
+        with lora(backbone, 2, seed=0) as parameters:
+            assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
+    finally:
+        backbone.policy.to(torch.float32).load_state_dict(policy.state_dict())
+
+
+def test_another_robots_statistics_are_named(backbone, samples):
+    batch = samples.batch(samples.train[:2], backbone.chunk)
+    batch["observation.state"] = batch["observation.state"][:, :6]
+    with pytest.raises(FoveaError, match=r"observation\.state of 8 numbers.*got 6; it is of another robot"):
+        backbone.inputs(batch)
+
+
+def test_another_tokenizer_is_another_backbone(trained, tmp_path):
+    vlm = next(trained.rglob("vlm"))
+    words = shutil.copytree(vlm, tmp_path / "words")
+    same = load_backbone("toy", root=trained, tokenizer=str(words)).identity
+    assert same == load_backbone("toy", root=trained).identity
+    file = words / "tokenizer_config.json"
+    file.write_text(file.read_text() + "\n")
+    assert load_backbone("toy", root=trained, tokenizer=str(words)).identity != same
 
 
 def test_a_chunk_of_another_length_is_refused(backbone, samples):

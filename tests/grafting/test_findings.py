@@ -168,6 +168,16 @@ def test_a_tie_of_all_encoders_is_no_safe_choice():
     assert "None of 1 comparisons can be decided." in page
 
 
+def test_a_tie_on_the_small_backbone_decides_nothing_either():
+    def tied(cell: Cell) -> float:
+        blind = 0.2 * (cell.kind == "graft" and cell.vision != "pictures")
+        return truth(cell) if cell.backbone == "large" else 0.3 + blind
+
+    found = find(make_study(Plan(["small", "large"], ["a", "b"], ["here"], seeds=4), tied), draws=300)
+    assert not all(row["tied"] for row in found["tables"]["large"]["here"]["rows"])
+    assert "on here (on small no encoder can be told from the best)" in found["verdict"]
+
+
 def test_one_winner_on_both_is_a_safe_choice():
     def same(cell: Cell) -> float:
         return truth(Cell(**{**cell.asdict(), "backbone": "small"}))

@@ -13,6 +13,7 @@ from fovea.errors import FoveaError
 from fovea.grafting import native
 from fovea.grafting.settings import Recipe, SampleSettings, ScoreSettings
 from fovea.pipelines import bench_graft, graft_study
+from fovea.pipelines.ef_vla_study import EFVLAStudyConfig
 from fovea.pipelines.graft_study import GraftStudyConfig
 from fovea.training.config import TrainConfig
 
@@ -79,6 +80,33 @@ def test_a_study_writes_its_page_goes_on_and_refuses_other_settings(stand_ins, t
         graft_study.run(make_config(tmp_path, demonstrations=9))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoders": ["tinny"]}, "did you mean 'tiny'"),
+        ({"device": "cuda:7"}, "expected a device of this machine"),
+        ({"backbones": ["smolvla-libero"], "backbone_steps": [1]}, "smolvla-libero"),
+        ({"suites": ["libero_spatial", "libero_objct"]}, "libero_object"),
+        ({"tasks": [10]}, "tasks 0 to 9"),
+    ],
+)
+def test_what_does_not_exist_is_named_before_anything_is_collected(changes, message, stand_ins, tmp_path):
+    with pytest.raises(FoveaError, match=message):
+        graft_study.run(GraftStudyConfig(scale="smoke", out=tmp_path / "out", **changes))
+    assert stand_ins["collected"] == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_page_says_what_was_asked_and_a_smoke_run_leaves_a_study_s_page_alone():
+    config = GraftStudyConfig(scale="smoke", recipe=Recipe(steps=3), seeds=3)
+    assert config.results == config.out / "grafting.md"
+    found = {"stage_seconds": {"a": 60.0}, "commit": "abc", "collected": {}, "closed_loop": {}}
+    said = graft_study.head(config, found)[0]
+    assert said.startswith("`fovea reproduce graft --scale smoke --seeds 3 --recipe.steps 3")
+    assert GraftStudyConfig().results == Path("results/grafting.md")
+    assert EFVLAStudyConfig(scale="smoke").results == Path("outputs/ef-vla/ef_vla.md")
+
+
 def test_the_bench_counts_pictures_and_shows_the_saving(tmp_path):
     config = bench_graft.BenchGraftConfig(
         make_suite(tmp_path / "suite"), ["random/tiny"], steps=4, batch_size=4, train=16, held_out=8, side=2
@@ -100,6 +128,9 @@ def test_the_bench_counts_pictures_and_shows_the_saving(tmp_path):
         ({"encoders": ["tiny", "tiny"]}, "--encoders: expected different names"),
         ({"seeds": 0}, "--seeds of at least 1"),
         ({"state_dropout": 1.0}, "--state_dropout: expected a share"),
+        ({"episodes": 25}, "--episodes: expected 0 to 20"),
+        ({"episodes": -1}, "--episodes: expected 0 to 20"),
+        ({"seeds": 1, "control_seeds": 2}, "--control_seeds: expected at most --seeds"),
     ],
 )
 def test_senseless_settings_are_named(changes, message):

@@ -132,6 +132,14 @@ def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return sorted(name for name in before | now if before.get(name) != now.get(name))
 
 
+def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one: {"policy": {"lr": 1}} -> {"policy.lr": 1}."""
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
+    return found
+
+
 def sha256_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

@@ -138,6 +138,9 @@ def create_clip(
 ) -> ClipEncoder:
     """Build "<model>/<tag>" (weights from the Hugging Face hub or its cache) or "<model>//<file or folder>".
 
+    "<model>/<tag>//<file>" says of what tag a file is: it is needed where tags of a model differ in mean and deviation
+    of the pixels (ViT-L-14).
+
     `random_weights` asks for no weights at all, for a checkpoint that brings its own.
 
     Non-obvious: OpenAI's and DFN's weights need QuickGELU. A tag knows; a file does not, so name the model
@@ -154,19 +157,25 @@ def create_clip(
     timm = str(vision.get("timm_model_name") or "")
     if isinstance(vision.get("layers"), list) or (timm and not timm.startswith(("vit", "eva"))):
         raise _without_patches(name, timm or "a ResNet")  # before any file is asked for
-    local = rest.startswith("/")
-    tag = get_pretrained_cfg(model_name, _any_tag(model_name) if local else rest)
+    tag_name, slashes, file = rest.partition("//") if not rest.startswith("/") else ("", "//", rest[1:])
+    local = bool(slashes)
+    tag = get_pretrained_cfg(
+        model_name, _any_tag(name, model_name, file) if local and not tag_name else tag_name
+    )
+    if local and tag_name and not tag:
+        known = open_clip.list_pretrained_tags_by_model(model_name)
+        raise FoveaError(unknown_name(f"tag of {model_name}", tag_name, known))
     if quick_gelu is None:
-        quick_gelu = bool(config.get("quick_gelu") or (not local and tag.get("quick_gelu")))
+        quick_gelu = bool(config.get("quick_gelu") or (tag_name and tag.get("quick_gelu")))
     sizes = {**config, "quick_gelu": quick_gelu}
     if vision.get("timm_model_name"):
         sizes["vision_cfg"] = {**vision, "timm_model_pretrained": False}
     path: Path | None = None
     if not random_weights:
         path = (
-            local_file(name, rest[1:], clip_files.HUB_FILES)
+            local_file(name, file, clip_files.HUB_FILES)
             if local
-            else clip_files.hub_file(name, model_name, rest, tag)
+            else clip_files.hub_file(name, model_name, tag_name, tag)
         )
     reads_with = text.get("hf_model_name")  # a text tower of transformers: its sizes are on the hub
     if reads_with:
@@ -209,9 +218,22 @@ def create_clip(
     return encoder
 
 
-def _any_tag(model: str) -> str:
-    """Some tag of a model: what a file does not tell (mean and deviation of the pixels) is the same for all of them."""
+def _any_tag(name: str, model: str, file: str) -> str:
+    """Some tag of a model, for what a file does not tell: mean and deviation of the pixels.
+
+    Raises:
+        FoveaError: tags of the model differ in them.
+    """
     tags = open_clip.list_pretrained_tags_by_model(model)
+    entries = [get_pretrained_cfg(model, tag) for tag in tags]
+    pixels = {
+        (tuple(entry.get("mean") or OPENAI_MEAN), tuple(entry.get("std") or OPENAI_STD)) for entry in entries
+    }
+    if len(pixels) > 1:
+        raise FoveaError(
+            f"weights of {model} differ in how pixels are normalised, and a file does not say: expected "
+            f"{model}/<tag>//{file}, with a tag among {', '.join(tags)}, got {name}"
+        )
     return tags[0] if tags else ""
 
 

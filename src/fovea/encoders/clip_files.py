@@ -22,12 +22,11 @@ def hub_file(name: str, model: str, tag: str, entry: dict[str, Any]) -> Path:
     """
     if not entry:
         raise FoveaError(unknown_name(f"tag of {model}", tag, open_clip.list_pretrained_tags_by_model(model)))
-    quick = "-quickgelu" if entry.get("quick_gelu") and not model.endswith("-quickgelu") else ""
     repository, _, file = entry.get("hf_hub", "").rpartition("/")
     if not repository:
         raise FoveaError(
             f"the weights of {name} are not on the Hugging Face hub but at {entry.get('url')}: download that "
-            f"file and use the encoder {model}{quick}//<its path>"
+            f"file and use the encoder {model}/{tag}//<its path>"
         )
     files = (str(Path(file).with_suffix(".safetensors")), file) if file else HUB_FILES
     wanted: dict[str, Exception] = {}
@@ -46,5 +45,5 @@ def hub_file(name: str, model: str, tag: str, entry: dict[str, Any]) -> Path:
     raise FoveaError(
         f"the weights of {name} are not on this machine and cannot be downloaded: {candidate} of "
         f"https://huggingface.co/{repository} is wanted. With a copy of that file, use the encoder "
-        f"{model}{quick}//<path of {candidate}>. ({type(reason).__name__})"
+        f"{model}/{tag}//<path of {candidate}>. ({type(reason).__name__})"
     ) from reason

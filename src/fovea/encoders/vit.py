@@ -68,11 +68,11 @@ class VitEncoder(VisionEncoder):
         self.name, self.tap = name, check_tap(tap or VIT_TAPS[0], VIT_TAPS)
         self.grid = (int(grid[0]), int(grid[1]))
         self.image_size = int(self.model.patch_embed.img_size[0])
-        patch = self.image_size // self.grid[0]
-        if self.grid[0] != self.grid[1] or self.image_size % self.grid[0]:
+        patch = int(getattr(model.patch_embed, "patch_size", (self.image_size // max(1, self.grid[0]),))[0])
+        if self.grid[0] != self.grid[1] or self.grid[0] < 1 or self.image_size % patch:
             raise FoveaError(
                 f"expected a square picture that patches of {patch} px divide, got {self.image_size} px for {name}; "
-                f"ask for @{patch * self.grid[0]}"
+                f"ask for @{patch * max(1, self.grid[0])}"
             )
         self.width = int(self.model.embed_dim)
         self.mean, self.std = tuple(mean), tuple(std)
@@ -103,7 +103,10 @@ class VitEncoder(VisionEncoder):
 
     def describe(self) -> dict[str, Any]:
         """Everything but the weights that changes features."""
-        return {
+        act = type(getattr(self.model.blocks[0].mlp, "act", None)).__name__
+        # one file of weights serves networks with and without QuickGELU
+        activation = {} if act in ("GELU", "NoneType") else {"activation": act}
+        return activation | {
             "image_size": self.image_size,
             "resize": f"{self.interpolation}, antialiased, squashed",
             "mean": self.mean,
@@ -144,7 +147,7 @@ def build_vit(
     arguments: dict[str, Any] = {} if side is None else {"img_size": side}
     try:
         model = timm.create_model(model_name, pretrained=False, num_classes=0, **arguments)
-    except (TypeError, AssertionError) as error:
+    except (TypeError, AssertionError, ValueError, ZeroDivisionError) as error:
         raise FoveaError(f"timm's {model_name} does not take pictures of {side} px: {error}") from error
     encoder = VitEncoder(
         model, name=name, tap=tap, mean=config.mean, std=config.std, interpolation=config.interpolation

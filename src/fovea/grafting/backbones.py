@@ -162,6 +162,14 @@ class Backbone(ABC):
                 f"{self.name}: expected chunks of {self.chunk} actions of at most {self.noise_size} numbers, got "
                 f"{tuple(actions.shape[1:])}"
             )
+        for step in self.before.steps:
+            for key in (keys.ACTION, keys.STATE):
+                own = (getattr(step, "stats", None) or {}).get(key, {}).get("mean")
+                if own is not None and key in batch and len(own) != batch[key].shape[-1]:
+                    raise FoveaError(
+                        f"{self.name}: expected {key} of {len(own)} numbers, as the checkpoint's statistics have it, "
+                        f"got {batch[key].shape[-1]}; it is of another robot than the demonstrations"
+                    )
         out = self.before({key: value for key, value in batch.items() if not key.endswith("_is_pad")})
         real = actions.shape[2]
         padded = torch.nn.functional.pad(out[keys.ACTION].float(), (0, self.noise_size - real))

@@ -101,8 +101,15 @@ class Plan:
             )
         if unknown := sorted(set(self.controls) - set(CONTROLS)):
             raise FoveaError(f"--controls: expected among {', '.join(CONTROLS)}, got {', '.join(unknown)}")
-        if any(side < 1 for side in self.pooling):
-            raise FoveaError(f"--pooling: expected token sides of at least 1, got {list(self.pooling)}")
+        if self.control_seeds > self.seeds:
+            raise FoveaError(
+                f"--control_seeds: expected at most --seeds, {self.seeds}, as a control is compared with the same "
+                f"seeds, got {self.control_seeds}"
+            )
+        if any(side < 1 for side in self.pooling) or len(set(self.pooling)) != len(self.pooling):
+            raise FoveaError(
+                f"--pooling: expected different token sides of at least 1, got {list(self.pooling)}"
+            )
 
     def cells(self) -> list[Cell]:
         """All runs; those of one backbone and suite together, the candidates first."""

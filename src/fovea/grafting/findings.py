@@ -189,8 +189,8 @@ def _undecided(
             return f"{name} itself does not look there"
         if not any(row["vision"]["uses"] for row in table["rows"]):
             return f"no graft on {name} uses vision"
-    if len(on_large["rows"]) > 1 and all(row["tied"] for row in on_large["rows"]):
-        return f"on {large} no encoder can be told from the best"
+        if len(table["rows"]) > 1 and all(row["tied"] for row in table["rows"]):
+            return f"on {name} no encoder can be told from the best"
     return None
 
 

@@ -1,6 +1,7 @@
 """Backbones by name: released checkpoints, and folders on this machine."""
 
 import contextlib
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ RELEASED = {
 }
 WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "policy_preprocessor.json"
 NAMES = (CONFIG, WEIGHTS, PROCESSOR, "policy_postprocessor.json")
+WORDS_FILES = (".json", ".txt", ".model", ".jinja")  # of a tokenizer, with the configuration beside it
 
 
 def checkpoint_folder(name: str, root: Path | None = None) -> Path:
@@ -124,7 +126,7 @@ def load_backbone(
     use_onednn(policy)
     kind = KINDS[config.type]
     own = saved and _has_statistics(before)
-    return kind(name, policy, before, after, identity=_identity(folder), own_statistics=own)
+    return kind(name, policy, before, after, identity=_identity(folder, vlm), own_statistics=own)
 
 
 def use_data_statistics(backbone: Backbone, stats: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -175,7 +177,13 @@ def _nearby_vlm(folder: Path) -> str | None:
     return None
 
 
-def _identity(folder: Path) -> str:
+def _identity(folder: Path, vlm: str | None) -> str:
+    """Of the checkpoint's files, and of the tokenizer and language model's configuration that it is given."""
     files = [folder / name for name in NAMES if (folder / name).is_file()]
     files += sorted(folder.glob("policy_*processor_step*.safetensors"))
-    return "-".join(sha256_file(path)[:8] for path in files)
+    parts = [sha256_file(path)[:8] for path in files]
+    if vlm is not None:
+        known = sorted(path for path in Path(vlm).glob("*") if path.suffix in WORDS_FILES and path.is_file())
+        told = [f"{path.name} {sha256_file(path)}" for path in known] or [vlm]  # a name on the hub
+        parts.append(hashlib.sha256("\n".join(told).encode()).hexdigest()[:8])
+    return "-".join(parts)

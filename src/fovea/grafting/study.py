@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ class StudySettings:
     engine: EngineName = "local"
     address: str | None = None
 
+    def resolved(self) -> "StudySettings":
+        """With folders that mean the same to a process that stands elsewhere."""
+        folders = {name: getattr(self, name) for name in ("out", "data", "backbones", "cache")}
+        return replace(self, **{name: path and path.absolute() for name, path in folders.items()})
+
 
 def run_study(plan: Plan, settings: StudySettings, *, progress: bool = True) -> dict[str, Any]:
     """Run what is missing of a study.
@@ -66,7 +71,8 @@ def run_study(plan: Plan, settings: StudySettings, *, progress: bool = True) -> 
     Raises:
         FoveaError: a missing data set, backbone or encoder; whatever a run raises. What was finished is kept.
     """
-    roots = {suite: suite_folder(settings.data, suite) for suite in plan.suites}
+    settings = settings.resolved()  # a worker of another machine stands elsewhere
+    roots = {suite: suite_folder(settings.data, suite).absolute() for suite in plan.suites}
     with locked(settings.out / "lock", wait=False):
         samples = {suite: Samples(open_dataset(root), settings.samples) for suite, root in roots.items()}
         places, identities = prepare_tokens(plan, settings, samples, progress=progress)
@@ -107,7 +113,7 @@ def prepare_tokens(
     """
     console, cells = Console(stderr=True, quiet=not progress), plan.cells()
     places: dict[str, dict[str, TokenPlace]] = {suite: {} for suite in plan.suites}
-    identities, sides = {}, {}
+    identities, sides, kinds = {}, {}, set[str]()
 
     def store(source: str, encoder: VisionEncoder, wanted: set[int]) -> None:
         for suite in plan.suites:
@@ -128,6 +134,12 @@ def prepare_tokens(
             name, root=settings.backbones, device=settings.device, tokenizer=settings.tokenizer
         )
         identities[name], sides[name] = backbone.identity, backbone.side
+        kinds.add(backbone.kind)
+        if settings.tokenizer and len(kinds) > 1:
+            raise FoveaError(
+                f"--tokenizer: expected backbones of one kind, which share a vocabulary, got "
+                f"{' and '.join(sorted(kinds))}; put each one's tokenizer into a folder vlm beside its checkpoint"
+            )
         for tower in (False, True):
             if (source := native_source(name, tower=tower)) in read:
                 store(source, NativeVision(backbone, tower=tower), {backbone.side})

@@ -111,6 +111,9 @@ def lora(backbone: Backbone, rank: int, seed: int) -> Iterator[dict[str, nn.Para
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapted = LoraModel(backbone.policy, config, "default")
+    for parameter in backbone.policy.parameters():
+        if parameter.requires_grad:  # as precise as the projector of other runs, whatever the checkpoint is
+            parameter.data = parameter.data.float()
     try:
         yield {name: p for name, p in backbone.policy.named_parameters() if p.requires_grad}
     finally:

@@ -19,6 +19,15 @@ from fovea.training.config import TrainConfig
 Scale = Literal["smoke", "cpu", "paper"]
 SUITES = ["libero_spatial", "libero_object"]
 EVALUATION_STATES = 30  # demonstrations start from the 30 states before
+EVALUATION_STATES_LEFT = 20  # of a suite's fifty
+FREE = (
+    "scale",
+    "out",
+    "results",
+    "workers",
+    "device",
+    "seed",
+)  # flags that decide nothing, or that the page names
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
         "backbones": ["smolvla-small", "smolvla-base"],
@@ -46,7 +55,7 @@ SCALES: dict[str, dict[str, Any]] = {
     },
     "paper": {
         "backbones": ["smolvla-libero", "pi05-libero"],
-        "encoders": ["siglip", "dinov2", "ViT-B-16/openai", "tiny"],
+        "encoders": ["siglip", "timm/vit_small_patch14_dinov2.lvd142m@224", "ViT-B-16/openai", "tiny"],
         "tasks": [],
         "demonstrations": 40,
         "backbone_steps": [],
@@ -141,6 +150,15 @@ class GraftStudyConfig:
             raise FoveaError(
                 f"--workers and --demonstrations: expected at least 1, got {self.workers} and {self.demonstrations}"
             )
+        if not 0 <= (self.episodes or 0) <= EVALUATION_STATES_LEFT:
+            raise FoveaError(
+                f"--episodes: expected 0 to {EVALUATION_STATES_LEFT}, as many official states as no demonstration "
+                f"starts from, got {self.episodes}"
+            )
+        if self.scale == "smoke" and self.results == type(self).results:
+            self.results = (
+                self.out / self.results.name
+            )  # no page of a study is overwritten by one that means nothing
         check_state_dropout(self.state_dropout)  # before hours of collecting
         if self.trains_backbones and len(self.backbone_steps or []) != len(self.backbones or []):
             raise FoveaError(
@@ -227,6 +245,7 @@ def run(config: GraftStudyConfig) -> dict[str, Any]:
     from fovea.pipelines.stages import Stages, current_commit
     from fovea.sim.collect import run as collect
 
+    check_names(config)
     stages = Stages(config.out, config.decides())
     collected = {}
     for suite in config.suites:
@@ -271,6 +290,25 @@ def run(config: GraftStudyConfig) -> dict[str, Any]:
     }
     write_pages(found, config.out, markdown=config.results, head=head(config, found))
     return found
+
+
+def check_names(config: GraftStudyConfig) -> None:
+    """See that everything that is asked for exists, before hours of collecting and training."""
+    from fovea.grafting.loading import checkpoint_folder
+    from fovea.grafting.native import sizes_of
+    from fovea.grafting.tokens import create_encoder_of
+    from fovea.policies.ef_vla.configuration_ef_vla import checked_device
+    from fovea.sim.suites import get_task, get_tasks
+
+    checked_device(config.device)
+    for suite in config.suites:
+        get_tasks(suite)
+        for task in config.tasks or []:
+            get_task(suite, task)
+    for name in config.backbones or []:
+        sizes_of(name) if config.trains_backbones else checkpoint_folder(name, config.trained)
+    for name in config.encoders or []:
+        create_encoder_of(name)
 
 
 def check(config: GraftStudyConfig, name: str) -> dict[str, Any]:
@@ -325,10 +363,14 @@ def check(config: GraftStudyConfig, name: str) -> dict[str, Any]:
 
 def head(config: GraftStudyConfig, found: dict[str, Any]) -> list[str]:
     """What was run and how, before the verdict."""
+    from fovea.pipelines.stages import typed_flags
+
     hours = sum(found["stage_seconds"].values()) / 3600
+    usual = GraftStudyConfig(scale=config.scale)
+    smoke = " A smoke run: its numbers mean nothing." if config.scale == "smoke" else ""
     lines = [
-        f"`fovea reproduce graft --scale {config.scale}` (seed {config.seed}, commit {found['commit']}, {hours:.1f} h "
-        f"on this machine).{' A smoke run: its numbers mean nothing.' if config.scale == 'smoke' else ''}"
+        f"`fovea reproduce graft --scale {config.scale}{typed_flags(config, usual, FREE)}` (seed {config.seed}, "
+        f"commit {found['commit']}, {hours:.1f} h on this machine).{smoke}"
     ]
     episodes = "; ".join(
         f"{s}: {c['episodes']} episodes, {c['frames']:,} frames" for s, c in found["collected"].items()

@@ -1,17 +1,31 @@
 """Named stages of a study, with the time that each one took over all runs of it."""
 
 import json
+import shlex
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fovea.data.files import differing, write_json
+from fovea.data.files import differing, flat, write_json
 from fovea.errors import FoveaError
+
+
+def typed_flags(config: Any, usual: Any, free: Sequence[str]) -> str:
+    """The flags in which a configuration is not as usual, as a shell takes them: " --steps 50 --recipe.steps 20".
+
+    Args:
+        usual: the same with its defaults.
+        free: fields that are left out.
+    """
+    was, now = (flat(json.loads(json.dumps(asdict(its), default=str))) for its in (usual, config))
+    values = {name: value for name, value in now.items() if name not in free and value != was.get(name)}
+    return "".join(f" --{name} {shlex.quote(json.dumps(value))}" for name, value in values.items())
 
 
 class Stages:

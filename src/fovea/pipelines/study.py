@@ -1,7 +1,6 @@
 """What studies over suites share: collect, cache, run the cells, write the page; each study adds methods and a page."""
 
 import json
-import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from fovea.errors import FoveaError
 from fovea.pipelines.ladder import Cell, Method, TestSet, cells, climb, demonstrations, keep
 from fovea.pipelines.ladder_tables import summary
+from fovea.pipelines.stages import typed_flags
 from fovea.pipelines.study_data import collect_all, collections
 from fovea.sim.collect import CollectConfig
 from fovea.training.config import TrainConfig
@@ -88,6 +88,10 @@ class StudyConfig(ABC):
         if unknown := [suite for suite in self.suites if suite not in self.SUITES]:
             raise FoveaError(f"--suites: expected some of {', '.join(self.SUITES)}, got {', '.join(unknown)}")
         if self.scale == "smoke":
+            if (
+                self.results == type(self).results
+            ):  # no page of a study is overwritten by one that means nothing
+                self.results = self.out / self.results.name
             self.drawn, self.official, self.steps, self.seeds, self.episodes = 1, 0, 20, 1, 1
 
     @property
@@ -97,13 +101,7 @@ class StudyConfig(ABC):
 
     def chosen(self) -> str:
         """The flags that decide the outcome and are not as the study has them, as they were typed."""
-        usual, free = type(self)(scale=self.scale), FREE
-        values = {
-            name: value
-            for name, value in vars(self).items()
-            if name not in free and value != getattr(usual, name)
-        }
-        return "".join(f" --{n} {shlex.quote(json.dumps(v))}" for n, v in values.items())
+        return typed_flags(self, type(self)(scale=self.scale), FREE)
 
     @abstractmethod
     def method_names(self) -> list[str]:

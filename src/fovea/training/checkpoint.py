@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fovea.data.files import check_checksums, full_disk_named, read_json, write_checksums, write_json
+from fovea.data.files import check_checksums, flat, full_disk_named, read_json, write_checksums, write_json
 from fovea.errors import FoveaError
 from fovea.training.ema import WeightAverage
 
@@ -215,16 +215,8 @@ def comparable(
     """Saved and present settings as JSON, flat ("policy.vlm.layers"); what is newer than the saved ones has its default
     there.
     """
-    saved, present, before = (_flat(json.loads(json.dumps(each))) for each in (saved, present, defaults))
+    saved, present, before = (flat(json.loads(json.dumps(each))) for each in (saved, present, defaults))
     return {**{key: value for key, value in before.items() if key in present}, **saved}, present
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one: {"policy": {"lr": 1}} -> {"policy.lr": 1}."""
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
-    return flat
 
 
 def _short(value: Any, limit: int = 80) -> str:
