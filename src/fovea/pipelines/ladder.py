@@ -6,6 +6,7 @@ its page can be written from whatever cells there are. Records of finished cells
 apart from the folders where they ran, committed for instance, so that a study goes on on another machine.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -61,6 +62,11 @@ class TestSet:
     name: str
     starts: tuple[EpisodeStart, ...]
     step: int | None = None
+
+    def digest(self) -> str:
+        """Of its starts: 16 hexadecimal digits."""
+        told = json.dumps([vars(start) for start in self.starts], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class Cell:
             "policy": draccus.encode(self.method.policy),
             "training": self.method.training.recipe() | {"seed": self.seed},
             "data": {its.out.name: its.identity() | {"episodes": its.episodes} for its in self.method.data},
-            "tests": {test.name: [test.step, [vars(start) for start in test.starts]] for test in self.tests},
+            "tests": {test.name: [test.step, len(test.starts), test.digest()] for test in self.tests},
         }
         return json.loads(json.dumps(settings, default=str))
 
