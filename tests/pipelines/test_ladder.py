@@ -294,7 +294,9 @@ def test_the_page_of_focus_vla_draws_the_curve_over_the_same_episodes(tmp_path):
     assert (tmp_path / "page_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_bad_settings_are_refused():
+def test_bad_settings_are_refused(tmp_path):
+    with pytest.raises(FoveaError, match="--records: expected a folder of records"):
+        EFVLAStudyConfig(records=tmp_path / "typo", page_only=True)
     with pytest.raises(FoveaError, match="expected cpu or smoke, got 'gpu'"):
         EFVLAStudyConfig(scale="gpu")
     with pytest.raises(FoveaError, match="--methods: expected some of EF-VLA, LF-VLA"):

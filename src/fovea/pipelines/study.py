@@ -79,6 +79,10 @@ class StudyConfig(ABC):
         for name in ("drawn", "steps", "seeds", "episodes", "workers"):
             if getattr(self, name) < 1:
                 raise FoveaError(f"--{name}: expected at least 1, got {getattr(self, name)}")
+        if self.page_only and self.records is not None and not self.records.is_dir():
+            raise FoveaError(
+                f"--records: expected a folder of records for the page, found none at {self.records}"
+            )
         if self.official < 0:
             raise FoveaError(f"--official: expected at least 0, got {self.official}")
         names = self.method_names()
@@ -88,9 +92,7 @@ class StudyConfig(ABC):
         if unknown := [suite for suite in self.suites if suite not in self.SUITES]:
             raise FoveaError(f"--suites: expected some of {', '.join(self.SUITES)}, got {', '.join(unknown)}")
         if self.scale == "smoke":
-            if (
-                self.results == type(self).results
-            ):  # no page of a study is overwritten by one that means nothing
+            if self.results == type(self).results:  # no study's page gives way to one that means nothing
                 self.results = self.out / self.results.name
             self.drawn, self.official, self.steps, self.seeds, self.episodes = 1, 0, 20, 1, 1
 
