@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fovea.data.dataset import RecordedDataset, open_dataset
 from fovea.encoders import VisionEncoder, create_vision_encoder
+from fovea.errors import FoveaError
 from fovea.nn.squares import average_squares
 from fovea.pipelines.stages import current_commit
 
@@ -54,7 +55,10 @@ def main() -> int:
     parser.add_argument("--scenes", type=int, default=120)
     parser.add_argument("--out", type=Path, default=Path("results/feature_places.md"))
     options = parser.parse_args()
-    encoder, data = create_vision_encoder(options.encoder).freeze(), open_dataset(options.dataset)
+    try:
+        encoder, data = create_vision_encoder(options.encoder).freeze(), open_dataset(options.dataset)
+    except FoveaError as error:
+        parser.error(str(error))
     grid = (encoder.grid[0] // options.pool, encoder.grid[1] // options.pool)
     lines = [
         "| camera | row: R² | off by, patches | column: R² | off by, patches | loudness |",
