@@ -59,8 +59,8 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
 
 
 NARROW = (
-    "They and the encoders of other sizes learn libero_object and the unseen tasks' scenes only: their column of drawn "
-    "layouts is of libero_object alone."
+    "They and the encoders of other sizes learn libero_object and what the unseen tasks are asked after only: their "
+    "column of drawn layouts is of libero_object alone."
 )
 
 

@@ -111,7 +111,7 @@ class EFVLAStudyConfig(StudyConfig):
         return max(1, self.drawn // 2)
 
     def collections(self) -> list[CollectConfig]:
-        """The demonstrations of every suite; those of libero_90 in the unseen tasks' scenes only."""
+        """The demonstrations of every suite; of libero_90 only tasks that the unseen ones resemble."""
         return [config for suite in self.suites for config in self._collections(suite)]
 
     def _collections(self, suite: str) -> list[CollectConfig]:
