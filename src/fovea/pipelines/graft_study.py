@@ -20,14 +20,8 @@ Scale = Literal["smoke", "cpu", "paper"]
 SUITES = ["libero_spatial", "libero_object"]
 EVALUATION_STATES = 30  # demonstrations start from the 30 states before
 EVALUATION_STATES_LEFT = 20  # of a suite's fifty
-FREE = (
-    "scale",
-    "out",
-    "results",
-    "workers",
-    "device",
-    "seed",
-)  # flags that decide nothing, or that the page names
+# Flags that decide nothing, or that the page names
+FREE = ("scale", "out", "results", "workers", "device", "seed")
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
         "backbones": ["smolvla-small", "smolvla-base"],
@@ -156,9 +150,7 @@ class GraftStudyConfig:
                 f"starts from, got {self.episodes}"
             )
         if self.scale == "smoke" and self.results == type(self).results:
-            self.results = (
-                self.out / self.results.name
-            )  # no page of a study is overwritten by one that means nothing
+            self.results = self.out / self.results.name  # no study's page gives way to one that means nothing
         check_state_dropout(self.state_dropout)  # before hours of collecting
         if self.trains_backbones and len(self.backbone_steps or []) != len(self.backbones or []):
             raise FoveaError(
