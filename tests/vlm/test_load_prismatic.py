@@ -168,7 +168,7 @@ def test_files_that_are_no_public_checkpoint_are_refused(hf_state, tmp_path):
     with pytest.raises(FoveaError, match="projector and llm_backbone"):
         read_checkpoint(tmp_path / "other.pt")
     torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "code.pt")
-    with pytest.raises(FoveaError, match="tensors only"):
+    with pytest.raises(FoveaError, match="tensors and nothing else"):
         read_checkpoint(tmp_path / "code.pt")
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
     with pytest.raises(FoveaError, match=r"no safetensors file"):
