@@ -25,7 +25,9 @@ def openings(actor: Actor, data: RecordedDataset, frames: int) -> dict[str, Tens
     found: dict[str, list[Tensor]] = {}
 
     def listen(name: str, layer: nn.Module) -> None:
-        layer.register_forward_hook(lambda _, __, out: found.setdefault(name, []).append(out.sigmoid()))
+        layer.register_forward_hook(
+            lambda _, __, out: found.setdefault(name, []).append(out.sigmoid().float().cpu())
+        )
 
     for name, module in actor.policy.named_modules():
         if isinstance(module, Gate) and hasattr(module, "opening"):

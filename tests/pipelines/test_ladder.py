@@ -192,6 +192,18 @@ def test_a_cell_that_ran_before_records_were_asked_for_leaves_one(config, quick,
     assert config.cells()[0].done()
 
 
+def test_a_trial_that_ran_here_does_not_take_the_place_of_a_record(config, quick, tmp_path):
+    config.records = tmp_path / "records"
+    ladder.run_cell(config.cells()[0])
+    kept = config.cells()[0].record.read_text()
+    config.records, config.out, config.steps = None, tmp_path / "trial", 50
+    ladder.run_cell(config.cells()[0])
+    config.records, config.page_only = tmp_path / "records", True
+    with pytest.raises(FoveaError, match="other settings"):
+        run(config)
+    assert config.cells()[0].record.read_text() == kept
+
+
 def test_demonstrations_that_methods_share_count_once():
     sizes = {"a": {"episodes": 3, "frames": 300}, "b": {"episodes": 2, "frames": 100}}
     done = [{"demonstrations": sizes}, {"demonstrations": {"a": sizes["a"]}}]

@@ -261,8 +261,16 @@ def run_cell(cell: Cell) -> None:
 
 
 def keep(cell: Cell, outcome: Mapping[str, Any]) -> None:
-    """Put a finished cell's record where records are kept, if anywhere: one line, to be committed."""
-    if cell.record is not None:
+    """Put a finished cell's record where records are kept, if anywhere: one line, to be committed.
+
+    Raises:
+        FoveaError: a record with other settings has its place.
+    """
+    if cell.record is not None and cell.record.is_file():
+        replace(
+            cell, folder=cell.record / "nowhere"
+        ).outcome()  # the record alone: refused if it does not fit
+    elif cell.record is not None:
         with atomic_write(cell.record) as file:
             file.write(json.dumps(outcome, separators=(",", ":"), allow_nan=False).encode() + b"\n")
 
