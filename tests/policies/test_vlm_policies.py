@@ -11,7 +11,7 @@ from toy_batches import CAMERAS, TASKS, frames, pick
 
 from fovea.encoders.tiny import TinyEncoder
 from fovea.errors import FoveaError
-from fovea.pipelines.describe import count
+from fovea.pipelines.describe import count, describe_policy
 from fovea.policies.focus_vla.configuration_focus_vla import FocusVLAConfig
 from fovea.policies.focus_vla.modeling_focus_vla import FocusVLAPolicy
 from fovea.policies.vla_adapter.configuration_vla_adapter import VLAAdapterConfig
@@ -271,6 +271,9 @@ def test_half_of_the_tokens_is_half_whatever_the_cameras_and_the_pooling():
     config.input_features, config.output_features = one, two.output_features  # LeRobot, from a data set
     assert FocusVLAPolicy(config).config.top_k == 32
     assert FocusVLAConfig(top_k=64, input_features=one).top_k == 64
+    vlm = VLMConfig(encoder="timm/test_vit", weights="random", words="learned")
+    told = describe_policy(FocusVLAConfig(vlm=vlm))["sizes"]
+    assert (told["vision_tokens"], told["top_k"]) == (50, 25)
 
 
 @pytest.mark.parametrize(

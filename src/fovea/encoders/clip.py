@@ -163,8 +163,7 @@ def create_clip(
         model_name, _any_tag(name, model_name, file) if local and not tag_name else tag_name
     )
     if local and tag_name and not tag:
-        known = open_clip.list_pretrained_tags_by_model(model_name)
-        raise FoveaError(unknown_name(f"tag of {model_name}", tag_name, known))
+        raise clip_files.unknown_tag(model_name, tag_name)
     if quick_gelu is None:
         quick_gelu = bool(config.get("quick_gelu") or (tag_name and tag.get("quick_gelu")))
     sizes = {**config, "quick_gelu": quick_gelu}

@@ -14,6 +14,11 @@ from fovea.errors import FoveaError
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
+def unknown_tag(model: str, tag: str) -> FoveaError:
+    """That open_clip knows no such weights of a model, with the nearest it knows."""
+    return FoveaError(unknown_name(f"tag of {model}", tag, open_clip.list_pretrained_tags_by_model(model)))
+
+
 def hub_file(name: str, model: str, tag: str, entry: dict[str, Any]) -> Path:
     """Fetch the weights of an open_clip tag, or say which file is wanted and where it lives.
 
@@ -21,7 +26,7 @@ def hub_file(name: str, model: str, tag: str, entry: dict[str, Any]) -> Path:
         FoveaError: the tag is unknown, or its weights are not here and cannot be downloaded.
     """
     if not entry:
-        raise FoveaError(unknown_name(f"tag of {model}", tag, open_clip.list_pretrained_tags_by_model(model)))
+        raise unknown_tag(model, tag)
     repository, _, file = entry.get("hf_hub", "").rpartition("/")
     if not repository:
         raise FoveaError(

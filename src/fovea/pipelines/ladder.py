@@ -121,26 +121,28 @@ class Cell:
             FoveaError: its episodes are of another release of MuJoCo, or its place among the records is taken by a cell
                 with other settings.
         """
-        for path in (self.folder / CELL, self.record):
-            if path is None or not path.is_file():
-                continue
-            outcome = read_json(path, "study cell")
-            different = self._different(outcome["settings"])
-            ran = outcome.get("mujoco")
-            if not different and (ran is None or release(ran) != release()):
-                raise FoveaError(
-                    f"{path}: its episodes ran under MuJoCo {ran or 'of an unknown release'}, but "
-                    f"{version('mujoco')} is installed; they are not to be mixed: install that one, or take another "
-                    "--out and --records"
-                )
-            if not different:
-                return outcome
+        here, elsewhere = self._found(self.folder / CELL), self._found(self.record)
+        return here or elsewhere
+
+    def _found(self, path: Path | None) -> dict[str, Any] | None:
+        """The outcome in a file, if it has these settings; see `outcome`."""
+        if path is None or not path.is_file():
+            return None
+        outcome = read_json(path, "study cell")
+        if different := self._different(outcome["settings"]):
             if path == self.record:
                 raise FoveaError(
                     f"{path} is of a study with other settings (different: {', '.join(different)}); choose another "
                     "--records"
                 )
-        return None
+            return None
+        ran = outcome.get("mujoco")
+        if ran is None or release(ran) != release():
+            raise FoveaError(
+                f"{path}: its episodes ran under MuJoCo {ran or 'of an unknown release'}, but {version('mujoco')} is "
+                "installed; they are not to be mixed: install that one, or take another --out and --records"
+            )
+        return outcome
 
     def _different(self, settings: dict[str, Any]) -> list[str]:
         """Names of what is not as in the settings of a cell that ran."""
@@ -261,16 +263,9 @@ def run_cell(cell: Cell) -> None:
 
 
 def keep(cell: Cell, outcome: Mapping[str, Any]) -> None:
-    """Put a finished cell's record where records are kept, if anywhere: one line, to be committed.
-
-    Raises:
-        FoveaError: a record with other settings has its place.
-    """
-    if cell.record is not None and cell.record.is_file():
-        replace(
-            cell, folder=cell.record / "nowhere"
-        ).outcome()  # the record alone: refused if it does not fit
-    elif cell.record is not None:
+    """Put a finished cell's record where records are kept, if anywhere: one line, to be committed. One that is there
+    stays, as `Cell.outcome` found it fitting."""
+    if cell.record is not None and not cell.record.is_file():
         with atomic_write(cell.record) as file:
             file.write(json.dumps(outcome, separators=(",", ":"), allow_nan=False).encode() + b"\n")
 
@@ -297,7 +292,7 @@ def _kept(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def demonstrations(done: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """`episodes` and `frames` of all data sets that cells learned from, each counted once."""
-    sizes = {name: size for outcome in done for name, size in outcome.get("demonstrations", {}).items()}
+    sizes = {name: size for outcome in done for name, size in outcome["demonstrations"].items()}
     return {what: sum(size[what] for size in sizes.values()) for what in ("episodes", "frames")}
 
 

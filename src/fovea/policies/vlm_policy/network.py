@@ -92,6 +92,7 @@ class ChunkNetwork(nn.Module):
 
     def __init__(self, config: VLMPolicyConfig, vlm: VLMFacts) -> None:
         super().__init__()
+        config.settle()
         self.config, self.vlm = config, vlm
         width = config.dim_model or vlm.width
         check_heads(width, config.n_heads)

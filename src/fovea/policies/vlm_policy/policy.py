@@ -89,7 +89,6 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         else:
             self.vlm = vlm or create_vlm(config.vlm, encoder=encoder, load_weights=load_weights)
             facts = VLMFacts(self.vlm.layers, self.vlm.width, self.vlm.feature_width, self.vlm.grid)
-        config.settle()
         self.inputs = VLMInputs(config)
         self.model = ChunkNetwork(config, facts)
         self.reset()
