@@ -14,6 +14,7 @@ from fovea.sim import collect, expert
 from fovea.sim.collect import CollectConfig, Job
 from fovea.sim.disturb import Disturbance
 from fovea.sim.expert import NoGrasp
+from fovea.sim.layout import EpisodeStart
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,20 @@ def test_an_episode_depends_on_configuration_and_number_alone(recorded, tmp_path
     np.testing.assert_array_equal(data.state[rows], episode.state)
     np.testing.assert_array_equal(data.action[rows], episode.action)
     recorder.env.close()
+
+
+def test_a_start_at_which_the_goal_holds_already_is_drawn_again(monkeypatch, tmp_path):
+    env = SimpleNamespace(instruction="pick up the milk", solved_at_reset=False)
+    tries = iter([True, True, False])
+    env.reset = lambda start: setattr(env, "solved_at_reset", next(tries))
+    recorder = collect._Recorder(CollectConfig(out=tmp_path / "data"), tmp_path)
+    monkeypatch.setattr(recorder, "_scene", lambda task: env)
+    monkeypatch.setattr(collect, "draw_start", lambda *_: EpisodeStart("libero_object", 0, 0))
+    pictures = np.zeros((1, 2, 32, 32, 3), np.uint8)
+    recorded = {"images": pictures, "state": np.zeros((1, 8)), "action": np.zeros((1, 7)), "header": {}}
+    monkeypatch.setattr(collect, "record_episode", lambda *_: dict(recorded))
+    assert recorder.record(Job(index=0, task_id=0, number=0)) == 2
+    assert StagedEpisodes(tmp_path).read(0).header["rejected"] == 2
 
 
 def test_half_a_collection_goes_on_with_the_same_settings_only(tmp_path):

@@ -223,7 +223,9 @@ def test_starts_that_do_not_fit(object_env, start, message):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"layout": "random"}, "official, drawn, got 'random'"),
+        ({"layout": "random"}, "official, drawn, spread, got 'random'"),
+        ({"layout": "spread"}, "spreads the objects of libero_object over the floor already"),
+        ({"suite": "libero_spatial", "layout": "spread"}, "name a bowl by where it is"),
         ({"suite": "libero_goal", "layout": "drawn", "target": "milk"}, "defined for libero_object"),
         ({"target": "milk"}, "layout='drawn' only"),
         ({"seed": -1}, "seed is 0"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fovea import __version__
 from fovea.errors import FoveaError
+from fovea.sim.layout import IN_WORDS, Layout
 
 if TYPE_CHECKING:
     from fovea.evaluation.actor import Actor
@@ -27,7 +28,8 @@ class Config:
         out: folder of the results; an evaluation that was stopped there goes on.
         suite: LIBERO suites, one or several: libero_spatial,libero_object. `fovea suites` lists them.
         tasks: task numbers, of every suite; empty takes all.
-        layout: "official" initial states, or "drawn": object positions drawn anew.
+        layout: "official" initial states; "drawn": object positions drawn anew; or "spread": objects on the table
+            anywhere among each other.
         episodes: episodes a task.
         init_states: first and last official initial state to start from. Default: the last 20 of a task, 30 to 49 of
             50, which `fovea collect` leaves alone.
@@ -49,7 +51,7 @@ class Config:
     out: Path = Path("outputs/eval")
     suite: list[str] = field(default_factory=lambda: ["libero_object"])
     tasks: list[int] = field(default_factory=list)
-    layout: Literal["official", "drawn"] = "official"
+    layout: Layout = "official"
     episodes: int = 20
     init_states: list[int] = field(default_factory=list)
     max_steps: int | None = None
@@ -107,8 +109,15 @@ class Config:
                     f"init_states: {task.suite} task {task.task_id} has states 0 to {count - 1}, got {last}"
                 )
             states = range(first, last + 1)
-            if self.layout == "drawn":
-                starts += drawn(task.suite, [task.task_id], self.episodes, seed=self.seed, init_states=states)
+            if self.layout != "official":
+                starts += drawn(
+                    task.suite,
+                    [task.task_id],
+                    self.episodes,
+                    layout=self.layout,
+                    seed=self.seed,
+                    init_states=states,
+                )
                 continue
             if self.episodes > len(states):
                 more = f"--init_states 0,{count - 1}" if count >= self.episodes else f"--episodes {count}"
@@ -181,7 +190,7 @@ def report_data(
     """What the report says about an evaluation."""
     from fovea.pipelines.measured import measured
 
-    where = "object positions drawn anew" if config.layout == "drawn" else "official initial states"
+    where = IN_WORDS[config.layout]
     suites = ", ".join(config.suite)
     return {
         "title": f"{actor.title} on {suites}",

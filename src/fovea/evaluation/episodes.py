@@ -33,6 +33,7 @@ def drawn(
     task_ids: Iterable[int],
     episodes: int,
     *,
+    layout: str = "drawn",
     seed: int = 0,
     targets: Mapping[int, Sequence[str]] | None = None,
     init_states: Iterable[int] = range(50),
@@ -43,6 +44,7 @@ def drawn(
         suite: LIBERO suite.
         task_ids: tasks (that is: scenes) of the suite.
         episodes: episodes a task.
+        layout: "drawn" or "spread" (see `fovea.sim.layout`).
         seed: gives every episode its own seed, which depends on nothing but this seed, suite, task and number.
         targets: for a task, the object types to name in turn, e.g. {0: ["ketchup", "milk"]}; a task that is
             missing here keeps its own target.
@@ -65,7 +67,7 @@ def drawn(
                     suite=suite,
                     task_id=task,
                     init_state=states[number % len(states)],
-                    layout="drawn",
+                    layout=layout,
                     target=named[number % len(named)],
                     seed=_seed(seed, suite, task, number),
                 )

@@ -162,8 +162,10 @@ def choose_starts(
     for suite in suites:
         for task_id in tasks or [task.task_id for task in get_tasks(suite)]:
             count = len(get_task(suite, task_id).initial_states())
-            if layout == "drawn":
-                starts += episodes.drawn(suite, [task_id], scenes, seed=seed, init_states=range(count))
+            if layout != "official":
+                starts += episodes.drawn(
+                    suite, [task_id], scenes, layout=layout, seed=seed, init_states=range(count)
+                )
                 continue
             if scenes > count:
                 raise FoveaError(

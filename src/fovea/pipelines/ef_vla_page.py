@@ -72,7 +72,8 @@ def _method_of_study(config: "EFVLAStudyConfig", data: dict[str, int]) -> list[s
     each = "One policy learns all suites." if config.together else "Every suite has a policy of its own."
     return [
         f"{', '.join(config.suites)} (of libero_90 {len(LIBERO_90)} tasks, in the unseen ones' scenes or with their",
-        f"objects, {config.drawn_of_libero_90} drawn demonstrations each). {each} {data['episodes']} demonstrations",
+        f"objects, {config.drawn_of_libero_90} drawn demonstrations each and {config.drawn} in which the objects are",
+        f"spread over the table). {each} {data['episodes']} demonstrations",
         f"({data['frames']:,} frames) of the scripted expert, {config.drawn} a task from layouts drawn anew and",
         f"{config.official} from official initial states 0 to 29. Every method: the same data, the shipped encoder",
         f"(frozen, 16 x 16 patches a camera), {config.steps:,} steps of 16 windows of 12 frames,",

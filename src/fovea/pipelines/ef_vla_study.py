@@ -107,7 +107,7 @@ class EFVLAStudyConfig(StudyConfig):
 
     @property
     def drawn_of_libero_90(self) -> int:
-        """Demonstrations of each of its tasks: half those of another suite's."""
+        """Demonstrations of each of its tasks from drawn layouts; `drawn` more have the objects spread."""
         return max(1, self.drawn // 2)
 
     def collections(self) -> list[CollectConfig]:
@@ -117,7 +117,12 @@ class EFVLAStudyConfig(StudyConfig):
     def _collections(self, suite: str) -> list[CollectConfig]:
         counts: dict[str, Any] = {"drawn": self.drawn, "official": self.official}
         if suite == PARTLY:
-            counts = {"drawn": self.drawn_of_libero_90, "official": 0, "tasks": LIBERO_90}
+            counts = {
+                "drawn": self.drawn_of_libero_90,
+                "official": 0,
+                "spread": self.drawn,
+                "tasks": LIBERO_90,
+            }
         return collections(self.data, [suite], workers=self.workers, **counts)
 
     def groups(self) -> list[Group]:

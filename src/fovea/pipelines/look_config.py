@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from fovea.errors import FoveaError
 from fovea.sim.catalogue import CATALOGUE
+from fovea.sim.layout import Layout
 from fovea.sim.suites import suggest
 
 
@@ -15,8 +16,8 @@ class LookConfig:
 
     Attributes:
         suite: LIBERO suites, one or several.
-        layout: "official" initial states (those that fovea collect leaves alone), or "drawn": object positions drawn
-            anew.
+        layout: "official" initial states (those that fovea collect leaves alone); "drawn": object positions drawn
+            anew; or "spread": objects on the table anywhere among each other.
         scenes: scenes a task.
         moments: moments of a scene: the first, and more while the scripted expert plays, a second apart.
         seed: draws layouts and fixture poses.
@@ -27,7 +28,7 @@ class LookConfig:
     LEAST: ClassVar[dict[str, int]] = {"scenes": 1, "moments": 1, "seed": 0, "sheets": 0}
 
     suite: list[str] = field(default_factory=lambda: ["libero_object"])
-    layout: Literal["official", "drawn"] = "official"
+    layout: Layout = "official"
     scenes: int = 5
     moments: int = 1
     seed: int = 0

@@ -3,6 +3,7 @@
 from typing import Any
 
 from fovea.evaluation.statistics import grounding, success_rate, suite_table, task_table
+from fovea.sim.layout import IN_WORDS
 
 SHOWN = ("suite", "layout", "successes", "episodes", "rate", "interval", "steps", "seconds")
 
@@ -55,8 +56,8 @@ def choose_videos(records: list[dict[str, Any]], most: int = 3) -> list[dict[str
 
 def _caption(record: dict[str, Any]) -> str:
     start = record["start"]
-    drawn = start["layout"] == "drawn"
-    where = "positions drawn anew" if drawn else f"official initial state {start['init_state']}"
+    official = f"official initial state {start['init_state']}"
+    where = official if start["layout"] == "official" else IN_WORDS[start["layout"]]
     return f"{record['instruction']}, {record['steps']} steps, {where}"
 
 

@@ -15,7 +15,6 @@ from fovea.sim.suites import get_tasks
 
 TRAINING_STATES, FIRST_TEST_STATE = [0, 29], 30
 TEST_SEED = 2000  # of drawn test layouts; collection uses small numbers
-PARTS = ("drawn", "official")
 
 
 # Tasks of libero_90 for EF-VLA's unseen tasks, which are variations of it; one object to one place outside a drawer:
@@ -32,18 +31,19 @@ def collections(
     *,
     drawn: int,
     official: int,
+    spread: int = 0,
     workers: int,
     seed: int = 0,
     tasks: Sequence[int] = (),
 ) -> list[CollectConfig]:
-    """Two data sets a suite: layouts drawn anew and official initial states; episodes a task of each, 0 for none."""
-    counts = {"drawn": drawn, "official": official}
+    """A data set of every suite and layout; `drawn`, `official`, `spread`: episodes a task of each, 0 for none."""
+    counts = {"drawn": drawn, "official": official, "spread": spread}
     return [
         CollectConfig(
             out=folder / f"{suite}-{layout}",
             suite=suite,
             tasks=list(tasks),
-            episodes=counts[layout],
+            episodes=count,
             layout=layout,
             init_states=TRAINING_STATES,
             noise=0.2,
@@ -52,8 +52,8 @@ def collections(
             seed=seed,
         )
         for suite in suites
-        for layout in PARTS
-        if counts[layout]
+        for layout, count in counts.items()
+        if count
     ]
 
 

@@ -44,8 +44,8 @@ class CollectConfig:
         suite: LIBERO suite.
         tasks: task numbers; empty takes all.
         episodes: successful episodes a task.
-        layout: "official" initial states, or "drawn": object positions drawn anew (in libero_object any object is the
-            target, in turn).
+        layout: "official" initial states; "drawn": object positions drawn anew (in libero_object any object is the
+            target, in turn); or "spread": drawn, and the objects on the table anywhere among each other.
         init_states: first and last official initial state to start from (inclusive).
         holdout: object types that are never a target (drawn layouts of libero_object only); they stay in the scenes.
         noise: standard deviation of the noise on the executed action, in action units (1.0 = 5 cm).
@@ -279,6 +279,8 @@ class _Recorder:
             rng = np.random.default_rng([self.config.seed, job.task_id, job.number, attempt])
             start = draw_start(self.config, env, job, rng)
             env.reset(start)
+            if env.solved_at_reset:
+                continue
             episode = record_episode(env, rng, self.config.noise, self.config.recoveries)
             if episode is not None:
                 header = episode.pop("header") | {
@@ -314,7 +316,7 @@ def draw_start(config: CollectConfig, env: LiberoEnv, job: Job, rng: np.random.G
         config.suite,
         job.task_id,
         int(rng.integers(first, last + 1)),
-        layout="drawn",
+        layout=config.layout,
         target=targets[job.number % len(targets)],
         seed=int(rng.integers(2**31)),
     )

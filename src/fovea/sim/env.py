@@ -55,6 +55,7 @@ class LiberoEnv:
         self.max_steps = self.task.max_steps
         self.instruction = self.task.language
         self.success = False
+        self.solved_at_reset = False  # by chance, before anything was done
         self._initial_states = self.task.initial_states()
         with numpy_seed(seed):
             self.sim_env: Any = build_sim_env(str(self.task.bddl_file), self.render_settings)
@@ -87,14 +88,14 @@ class LiberoEnv:
         gripper.current_action = np.zeros_like(gripper.current_action)  # survives robosuite's soft resets
         sampled = self.data.qpos.copy()
         robosuite_env.sim.set_state_from_flattened(self._initial_states[start.init_state])
-        if start.layout == "drawn":
+        if start.layout != "official":
             draw_layout(robosuite_env, start, sampled)
         if start.target is not None:
             self._retarget(start.target)
         self.data.qacc_warmstart[:] = 0
         robosuite_env.sim.forward()
         for _ in range(SETTLING_STEPS):
-            robosuite_env.step(SETTLING_ACTION)
+            self.solved_at_reset = bool(robosuite_env.step(SETTLING_ACTION)[2])
 
     def step(self, action: NDArray) -> bool:
         """Act for 50 ms; True once the goal holds.

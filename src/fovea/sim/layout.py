@@ -2,7 +2,8 @@
 
 In libero_object some targets never move between official states: a policy can memorise them. There (and in its
 held-out twin) a drawn layout spreads the objects over the whole floor. In every other suite it is a new sample of
-LIBERO's own distribution: from the regions of the task's BDDL file.
+LIBERO's own distribution: from the regions of the task's BDDL file, squares of 5 cm. A spread layout leaves those:
+`fovea.sim.spread`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fovea.errors import FoveaError
+from fovea.sim.spread import spread
 
-LAYOUTS = ("official", "drawn")
+Layout = Literal["official", "drawn", "spread"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+IN_WORDS = {
+    "official": "official initial states",
+    "drawn": "object positions drawn anew",
+    "spread": "objects spread over the table",
+}
 TARGET_SUITE = "libero_object"  # whose scenes can be given another target
 FLOOR_SUITES = (TARGET_SUITE, "libero_object_holdout")  # drawn layouts cover the whole floor
+NAMED_BY_PLACE = "libero_spatial"  # whose instructions tell two bowls apart by what they are next to
 REGION = ((-0.23, -0.28), (0.15, 0.06))  # low and high corner of the floor region for objects, metres
 ROBOT_BASE, REACH = (
     (-0.6, 0.0),
@@ -38,7 +47,8 @@ class EpisodeStart:
     Args:
         suite: a suite's name; task_id: a task's number in it.
         init_state: number of the official initial state.
-        layout: "official", or "drawn": positions and yaws drawn anew from `seed`; the arm starts as in `init_state`.
+        layout: "official"; "drawn": positions and yaws drawn anew from `seed`; or "spread": drawn, and the objects on
+            the table anywhere among each other. The arm starts as in `init_state`.
         target: type of the object to pick when it is not the task's own, such as "ketchup" ("drawn" layouts of
             libero_object only).
         seed: draws the layout, and the poses of fixtures, which an initial state does not hold.
@@ -60,6 +70,15 @@ class EpisodeStart:
             raise FoveaError(
                 f"a target of one's own ({self.target!r}) is defined for {TARGET_SUITE}, got {self.suite}: leave it out"
             )
+        if self.layout == "spread" and self.suite in FLOOR_SUITES:
+            raise FoveaError(
+                f"layout='drawn' spreads the objects of {self.suite} over the floor already: take that"
+            )
+        if self.layout == "spread" and self.suite.startswith(NAMED_BY_PLACE):
+            raise FoveaError(
+                f"layout='spread' would make instructions of {self.suite} false, which name a bowl by where it is: "
+                "take layout='drawn'"
+            )
         if not 0 <= self.seed < 2**32:
             raise FoveaError(f"seed is 0 to 2**32 - 1, got {self.seed}")
 
@@ -69,7 +88,7 @@ class EpisodeStart:
 
 
 def draw_layout(sim_env: Any, start: EpisodeStart, sampled: NDArray) -> None:
-    """Move a scene that stands in an official state to a start's drawn layout.
+    """Move a scene that stands in an official state to a start's drawn or spread layout.
 
     Args:
         sim_env: robosuite's environment.
@@ -85,6 +104,8 @@ def draw_layout(sim_env: Any, start: EpisodeStart, sampled: NDArray) -> None:
     posture = data.qpos[own]
     data.qpos[:], data.qvel[:] = sampled, 0
     data.qpos[own] = posture
+    if start.layout == "spread":
+        spread(sim_env, start.seed)
     lift_out(sim_env)
 
 
