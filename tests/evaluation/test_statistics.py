@@ -52,6 +52,7 @@ def record(task: int, success: bool, layout="official", lifted=None, closed=None
         "seconds": 1.0,
         "first_lifted": lifted,
         "first_close": closed,
+        "final": {"gripper_to_target": 0.1, "target_to_place": 0.2},
     }
 
 
@@ -81,13 +82,15 @@ def test_grounding_counts_only_episodes_in_which_it_happened():
 def test_every_episode_has_one_ending():
     right, wrong = {"right": True}, {"right": False}
     records = [
-        {"success": True, "first_lifted": right, "first_close": right},
-        {"success": False, "first_lifted": right, "first_close": wrong},
-        {"success": False, "first_lifted": wrong, "first_close": right},
-        {"success": False, "first_lifted": None, "first_close": right},
-        {"success": False, "first_lifted": None, "first_close": wrong},
-        {"success": False, "first_lifted": None, "first_close": None},
+        record(0, True, lifted=right, closed=right),
+        record(0, False, lifted=right, closed=wrong),
+        record(0, False, lifted=wrong, closed=right),
+        record(0, False, closed=right),
+        record(0, False, closed=wrong),
+        record(0, False),
     ]
     assert list(endings(records).values()) == [1, 1, 1, 2, 1]
-    drawer = {"success": False, "first_lifted": None, "first_close": {"right": None}}
-    assert endings([*records, drawer, {**drawer, "success": True}]) == endings(records)  # it names no object
+    nowhere = {"final": {"gripper_to_target": None, "target_to_place": None}}  # a drawer: it names no object
+    drawer = record(0, False, closed={"right": None}) | nowhere
+    others = [drawer, drawer | {"success": True}, drawer | {"first_close": None}]
+    assert endings([*records, *others]) == endings(records)

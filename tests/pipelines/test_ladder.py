@@ -30,7 +30,7 @@ def record(task, success, right=True):
         "steps": 90,
         "first_lifted": {"right": right} if success else None,
         "first_close": {"right": right, "distance": 0.02},
-        "final": {},
+        "final": {"gripper_to_target": 0.1, "target_to_place": 0.2},
         "seconds": 2.0,
     }
 
@@ -75,13 +75,14 @@ def test_every_suite_has_a_policy_of_its_own_or_all_have_one(config):
         "libero_goal-drawn",
         "libero_goal-official",
     }
+    assert {its.out.name for its in alone["libero_90"].method.data} == {"libero_90-drawn", "libero_90-spread"}
     config.together = True
     whole = config.cells()[0]
     assert len(config.cells()) == 2 * len(METHODS)
     assert {test.name for test in whole.tests} == {
         test.name for cell in alone.values() for test in cell.tests
     }
-    assert len(whole.method.data) == 7
+    assert len(whole.method.data) == 8
 
 
 def test_test_episodes_are_apart_from_training(config):
@@ -146,6 +147,17 @@ def test_a_cell_that_ran_is_done_though_its_policy_learned_what_its_encoder_is(c
     assert done["seconds"] == 7.0 + cell_that_runs.episodes
     assert done["group"] == "libero_object"
     assert cell([done], "EF-VLA", "libero_object").startswith("100% (10/10")
+
+
+def test_a_record_of_an_encoder_that_the_study_trains_holds_wherever_its_folder_was(config, quick, tmp_path):
+    def small(out, **settings):
+        settings |= {"methods": ["EF-VLA, small encoder"], "records": tmp_path / "records"}
+        return EFVLAStudyConfig(out=tmp_path / out, episodes=1, **settings)
+
+    ladder.run_cell(small("here").cells()[0])
+    assert small("elsewhere").cells()[0].done()
+    with pytest.raises(FoveaError, match=r"encoder\.training\.steps"):
+        small("elsewhere", scale="smoke").cells()[0].done()
 
 
 def test_a_study_goes_on_elsewhere_from_the_records_of_its_cells(config, quick, tmp_path):

@@ -1,6 +1,8 @@
 """Long jobs in processes of their own."""
 
 import json
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 from toy_jobs import ToyJob, work
@@ -25,6 +27,15 @@ def test_a_process_that_dies_is_a_message_that_says_how_to_go_on(tmp_path):
         side_by_side(
             [ToyJob("cake", tmp_path / "cake", dies=True)], work, title="loaves", workers=1, progress=False
         )
+
+
+def test_a_process_that_dies_between_two_jobs_is_the_same_message(tmp_path, monkeypatch):
+    def broken(*_):
+        raise BrokenProcessPool("a child process terminated abruptly")
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", broken)
+    with pytest.raises(FoveaError, match=r"cake: its process died, or one beside it .* fewer --workers"):
+        side_by_side([ToyJob("cake", tmp_path / "cake")], work, title="loaves", workers=1, progress=False)
 
 
 def test_a_training_is_as_far_as_its_last_whole_line_says(tmp_path):

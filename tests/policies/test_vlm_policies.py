@@ -11,7 +11,7 @@ from toy_batches import CAMERAS, TASKS, frames, pick
 
 from fovea.encoders.tiny import TinyEncoder
 from fovea.errors import FoveaError
-from fovea.pipelines.describe import count, describe_policy
+from fovea.pipelines.describe import count, describe_checkpoint, describe_policy
 from fovea.policies.focus_vla.configuration_focus_vla import FocusVLAConfig
 from fovea.policies.focus_vla.modeling_focus_vla import FocusVLAPolicy
 from fovea.policies.vla_adapter.configuration_vla_adapter import VLAAdapterConfig
@@ -293,6 +293,16 @@ def test_full_sizes_have_the_papers_numbers_of_parameters(config, policy, querie
     assert count(network) - learned - count(network.proprio) == policy
 
 
+def test_a_policy_from_before_features_were_placed_is_described_without_places(tmp_path):
+    config = FocusVLAConfig.preset("tiny", feature_positions="none")
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["feature_positions"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert describe_checkpoint(tmp_path) == describe_policy(config)
+    assert describe_policy(config) != describe_policy(FocusVLAConfig.preset("tiny"))
+
+
 def test_what_does_not_fit_is_refused(make):
     for changes, message in (
         ({"n_action_steps": 9}, "n_action_steps <= chunk_size"),
@@ -312,6 +322,7 @@ def test_what_does_not_fit_is_refused(make):
             "nobody says on what grid",
         ),
         ({"feature_positions": "fixed"}, "feature_positions among none, learned"),
+        ({"dim_model": 34, "n_heads": 2}, "that 4 divides with feature_positions=learned, .* got 34"),
     ):
         with pytest.raises(FoveaError, match=message):
             FocusVLAConfig.tiny(**changes)

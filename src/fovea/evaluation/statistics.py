@@ -125,11 +125,10 @@ def ending(record: Record) -> str:
 def endings(records: Iterable[Record]) -> dict[str, int]:
     """How many episodes ended in each of `ENDINGS`, in that order.
 
-    Tasks whose goal moves no object (a drawer, a stove) do not count, as in `grounding`, where the hand closed on
-    something or lifted it: whether that was right is not known (None).
+    Tasks whose goal moves no object (a drawer, a stove) do not count, as in `grounding`: they have no target that the
+    gripper could be far from.
     """
-    events = [(record, record["first_lifted"] or record["first_close"]) for record in records]
-    found = [ending(record) for record, event in events if event is None or event["right"] is not None]
+    found = [ending(record) for record in records if record["final"]["gripper_to_target"] is not None]
     return {kind: found.count(kind) for kind in ENDINGS}
 
 

@@ -15,6 +15,7 @@ from fovea.errors import FoveaError
 from fovea.pipelines.policies import CONFIGS, encoder_of
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 from fovea.policies.vlm_policy.configuration import VLMPolicyConfig
+from fovea.policies.vlm_policy.policy import as_saved
 
 
 def describe_checkpoint(checkpoint: Path) -> dict[str, Any]:
@@ -34,6 +35,8 @@ def describe_checkpoint(checkpoint: Path) -> dict[str, Any]:
         config = PreTrainedConfig.from_pretrained(folder)
     except (ValueError, DraccusException, ImportError) as error:
         raise FoveaError(f"LeRobot cannot read {folder / 'config.json'}: {error}") from error
+    if isinstance(config, VLMPolicyConfig):
+        as_saved(config, folder)
     if config.type in CONFIGS:
         return describe_policy(config)
     if not weights.is_file():

@@ -18,6 +18,8 @@ from fovea.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
+    from fovea.sim.corpus import CorpusConfig
+    from fovea.training.pretrain import PretrainConfig
 
 PARTLY = "libero_90"  # learned in the scenes of the unseen tasks, and played on those
 SHARED: dict[str, Any] = {"device": "cpu", "value_join": "concat", "obs_stride": 4, "n_action_steps": 4}
@@ -99,11 +101,24 @@ class EFVLAStudyConfig(StudyConfig):
 
         for method in methods:
             if method in ENCODERS and not (self.encoder_folder(method) / "tiny.json").is_file():
-                scenes = self.out / "corpus"
-                small = {"scenes": 2, "frames": 4} if self.scale == "smoke" else {}
-                corpus.run(corpus.CorpusConfig(out=scenes, workers=self.workers, **small))
-                make = pretrain.PretrainConfig.tiny if self.scale == "smoke" else pretrain.PretrainConfig
-                pretrain.run(make(corpus=scenes, output=self.encoder_folder(method), **ENCODERS[method]))
+                scenes, training = self._pretraining(method)
+                corpus.run(scenes)
+                pretrain.run(training)
+
+    def encoder_recipe(self, method: str) -> dict[str, Any] | None:
+        if method not in ENCODERS:
+            return None
+        scenes, training = self._pretraining(method)
+        return {"corpus": scenes.recipe(), "training": training.recipe()}
+
+    def _pretraining(self, method: str) -> "tuple[CorpusConfig, PretrainConfig]":
+        from fovea.sim.corpus import CorpusConfig
+        from fovea.training.pretrain import PretrainConfig
+
+        small = {"scenes": 2, "frames": 4} if self.scale == "smoke" else {}
+        scenes = CorpusConfig(out=self.out / "corpus", workers=self.workers, **small)
+        make = PretrainConfig.tiny if self.scale == "smoke" else PretrainConfig
+        return scenes, make(corpus=scenes.out, output=self.encoder_folder(method), **ENCODERS[method])
 
     @property
     def drawn_of_libero_90(self) -> int:

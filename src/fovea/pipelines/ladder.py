@@ -37,6 +37,7 @@ class Method:
         data: the demonstrations it learns from, as they were asked for.
         tests: names of the test sets it plays; empty for all.
         group: what it learns, where a method has several policies ("libero_goal").
+        encoder: how its encoder is trained, where the study does that: what the weights follow from, wherever they are.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Method:
     data: tuple[CollectConfig, ...]
     tests: tuple[str, ...] = ()
     group: str = ""
+    encoder: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,9 @@ class Cell:
             "data": {its.out.name: its.identity() | {"episodes": its.episodes} for its in self.method.data},
             "tests": {test.name: [test.step, len(test.starts), test.digest()] for test in self.tests},
         }
+        if self.method.encoder is not None:  # its folder says nothing: another machine has another one
+            settings["policy"]["encoder"] = "trained by the study"
+            settings["encoder"] = dict(self.method.encoder)
         return json.loads(json.dumps(settings, default=str))
 
 

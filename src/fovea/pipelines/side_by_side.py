@@ -63,7 +63,10 @@ def side_by_side[Job: LongJob](
             while waiting or running:
                 while waiting and len(running) < workers:
                     job = waiting.pop(0)
-                    running[pool.submit(_run, work, job)] = job
+                    try:
+                        running[pool.submit(_run, work, job)] = job
+                    except BrokenExecutor as error:  # a process died between two jobs
+                        raise _named(job, error) from error
                 finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for future in finished:
                     job = running.pop(future)

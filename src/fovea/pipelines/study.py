@@ -128,6 +128,10 @@ class StudyConfig(ABC):
     def prepare(self, methods: Sequence[str]) -> None:  # noqa: B027  most studies need nothing
         """Make what these methods need besides demonstrations; what is there stays."""
 
+    def encoder_recipe(self, method: str) -> dict[str, Any] | None:
+        """What the encoder that `prepare` trains for a method follows from; None where it trains none."""
+        return None
+
     def training(self, method: str) -> TrainConfig:
         """A method's budget: the same for all unless the study says so."""
         return TrainConfig(steps=self.steps, save_every=1000, validate_every=1000, validation_windows=128)
@@ -157,6 +161,7 @@ class StudyConfig(ABC):
                     group.data,
                     self.tests_of(name) or group.tests,
                     group.name,
+                    self.encoder_recipe(name),
                 )
                 for name in (self.methods or self.method_names())
                 for group in self.groups_of(name)

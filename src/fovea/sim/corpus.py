@@ -60,6 +60,12 @@ class CorpusConfig:
             if getattr(self, name) < 1:
                 raise FoveaError(f"--{name}: expected at least 1, got {getattr(self, name)}")
 
+    def recipe(self) -> dict[str, Any]:
+        """The fields that decide the pictures."""
+        return {
+            key: value for key, value in dataclasses.asdict(self).items() if key not in ("out", "workers")
+        }
+
 
 def run(config: CorpusConfig) -> dict[str, Any]:
     """Render what is missing of the corpus.

@@ -166,6 +166,11 @@ class VLMPolicyConfig(PreTrainedConfig):
             raise FoveaError(
                 f"expected n_heads to divide the policy's width {width} (dim_model, or the VLM's), got {self.n_heads}"
             )
+        if self.feature_positions == "learned" and self.representation in ("ds", "vlm+ds") and width % 4:
+            raise FoveaError(
+                f"expected a policy's width (dim_model, or the VLM's) that 4 divides with feature_positions=learned, "
+                f"whose places are sines and cosines of rows and columns, got {width}; or set feature_positions=none"
+            )
         if self.rotary != "none" and width // self.n_heads % 2:
             raise FoveaError(
                 f"expected heads of even width for rotary positions, got {width // self.n_heads}; change n_heads"

@@ -237,12 +237,14 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
     def from_pretrained(
         cls, pretrained_name_or_path: str | Path, *, config: Any = None, **kwargs: Any
     ) -> Self:
-        """As LeRobot's, strict; networks are built without the weights that the checkpoint brings.
-
-        A policy from before raw features could be placed has none that are, whatever is usual now.
-        """
+        """As LeRobot's, strict; networks are built without the weights that the checkpoint brings."""
         folder = policy_folder(pretrained_name_or_path, **kwargs)
         config = config or PreTrainedConfig.from_pretrained(folder)
-        if (saved := folder / CONFIG).is_file() and "feature_positions" not in read_json(saved, "policy"):
-            config.feature_positions = "none"
+        as_saved(config, folder)
         return super().from_pretrained(folder, config=config, **{"load_weights": False, **kwargs})
+
+
+def as_saved(config: VLMPolicyConfig, folder: Path) -> None:
+    """A policy from before raw features could be placed has none that are, whatever is usual now."""
+    if (saved := folder / CONFIG).is_file() and "feature_positions" not in read_json(saved, "policy"):
+        config.feature_positions = "none"
