@@ -11,6 +11,7 @@ def records(target: str, won: int, lost: int) -> list[dict]:
         "start": {"target": target},
         "first_close": close,
         "first_lifted": lifted,
+        "final": {"gripper_to_target": 0.1, "target_to_place": 0.2},
         "seconds": 1.0,
         "steps": 90,
     }
