@@ -45,9 +45,11 @@ FIG_4 = [
     "other two representations are not varied here.",
     "",
 ]
+AIMS = (("FocusVLA", "VLA-Adapter-Pro"), ("FocusVLA", "VLA-Adapter"))  # suite by suite too
 CLAIMS = (  # one against another, as Table 2 and Fig. 4 compare them
-    ("FocusVLA", "VLA-Adapter-Pro"),
-    ("FocusVLA", "VLA-Adapter"),
+    *AIMS,
+    ("FocusVLA", "mixed"),
+    ("mixed", "VLA-Adapter-Pro"),
     *((control, "mixed") for control in CONTROLS),
     *((f"+ K = {k}", "cascaded") for k in (32, 64, 96)),
     *((f"+ K = 64, gate {gate}", "+ K = 64") for gate in ("scalar", "head", "element")),
@@ -189,12 +191,12 @@ def findings(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]]) -> l
     """The aims and the paper's claims that the cells can speak to, a sentence each."""
     suites = list(config.suites)
     drawn = [f"{suite}, drawn" for suite in suites]
-    groups = {"official": suites, "drawn": drawn} if len(suites) > 1 else {}
-    groups |= {test: [test] for test in [*suites, *drawn]}
+    together = {"official": suites, "drawn": drawn}
+    alone = {test: [test] for test in [*suites, *drawn]} if len(suites) > 1 else {}
     said = [
         f"- {one} against {other}, {name}: {compared}"
         for one, other in CLAIMS
-        for name, tests in groups.items()
+        for name, tests in (together | (alone if (one, other) in AIMS else {})).items()
         if (compared := compare(done, one, other, tests))
     ]
     return said + [verdict for suite in suites if (verdict := convergence(config, done, suite))]
