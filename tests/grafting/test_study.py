@@ -1,8 +1,11 @@
 """A whole study on toys: every cell once, going on after a kill, the same numbers whatever the processes."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from toy_graft import LARGER, make_backbone
 
 from fovea.encoders import registry
@@ -136,6 +139,38 @@ def test_what_is_missing_is_named(change, message, settings):
     plan = Plan(**{"backbones": ["small"], "encoders": ["tiny"], "suites": ["left"], "seeds": 1, **change})
     with pytest.raises(FoveaError, match=message):
         run_study(plan, settings, progress=False)
+
+
+def test_one_tokenizer_for_two_kinds_of_backbones_is_refused_before_one_is_loaded(
+    settings, trained, tmp_path, monkeypatch
+):
+    PI05Config(device="cpu").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    monkeypatch.setattr(study, "load_backbone", None)
+    plan = Plan(["small", str(tmp_path)], ["tiny"], ["left"], seeds=1)
+    both = replace(settings, tokenizer=str(trained / "small" / "vlm"))
+    with pytest.raises(FoveaError, match=r"backbones of one kind, .* got pi05 and smolvla"):
+        run_study(plan, both, progress=False)
+
+
+def test_workers_that_stand_elsewhere_find_backbones_and_tokenizers_that_were_named_from_here(
+    settings, trained, monkeypatch
+):
+    class Asked(Exception):
+        pass
+
+    def ask(jobs, *_, **__):
+        places.extend(job.backbone for job in jobs)
+        raise Asked
+
+    places = []
+    monkeypatch.chdir(trained)
+    monkeypatch.setattr(study, "_run_missing", ask)
+    plan = Plan(["./small"], ["tiny"], ["left"], seeds=1)
+    with pytest.raises(Asked):
+        run_study(plan, replace(settings, tokenizer="small/vlm"), progress=False)
+    assert {Path(place.name) for place in places} <= set((trained / "small").glob("**"))
+    assert {place.tokenizer for place in places} == {str(trained / "small" / "vlm")}
 
 
 def test_an_encoder_with_an_oblong_grid_is_refused_before_anything_runs(settings, monkeypatch):

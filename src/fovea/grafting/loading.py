@@ -37,15 +37,9 @@ def checkpoint_folder(name: str, root: Path | None = None) -> Path:
     Raises:
         FoveaError: no such folder, an unknown name, or a released checkpoint that is neither here nor to be had.
     """
-    places = [Path(name), *([root / name] if root else [])]
-    for place in places:
-        for folder in (
-            place,
-            place / "pretrained_model",
-            place / "checkpoints" / "last" / "pretrained_model",
-        ):
-            if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
-                return folder
+    for place in (Path(name), *([root / name] if root else [])):
+        if (folder := checkpoint_in(place)) is not None:
+            return folder
     repository = RELEASED.get(name, name)
     if repository.count("/") != 1 or Path(name).exists() or name.startswith((".", "/")):
         trained = f", a backbone under {root}" if root else ""
@@ -54,6 +48,15 @@ def checkpoint_folder(name: str, root: Path | None = None) -> Path:
             f"one of {', '.join(RELEASED)}. {suggest(name, RELEASED)} `fovea reproduce graft` trains two small ones"
         )
     return _download(name, repository)
+
+
+def checkpoint_in(place: Path) -> Path | None:
+    """The folder with configuration and weights: a place itself, or where a training keeps its last ones."""
+    last = place / "checkpoints" / "last" / "pretrained_model"
+    for folder in (place, place / "pretrained_model", last):
+        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    return None
 
 
 def _download(name: str, repository: str) -> Path:
@@ -76,6 +79,24 @@ def _download(name: str, repository: str) -> Path:
     return folder
 
 
+def backbone_config(folder: Path) -> Any:
+    """LeRobot's configuration of the backbone in a folder.
+
+    Raises:
+        FoveaError: it cannot be read, or is no SmolVLA or pi0.5.
+    """
+    from draccus.utils import DraccusException
+    from lerobot.configs import PreTrainedConfig
+
+    try:
+        config: Any = PreTrainedConfig.from_pretrained(folder)
+    except (ValueError, DraccusException) as error:
+        raise FoveaError(f"LeRobot cannot read {folder / CONFIG}: {error}") from error
+    if config.type not in OWNERS:
+        raise FoveaError(f"expected a policy of type {' or '.join(OWNERS)} in {folder}, got {config.type!r}")
+    return config
+
+
 def load_backbone(
     name: str, *, root: Path | None = None, device: str = "cpu", tokenizer: str | None = None
 ) -> Backbone:
@@ -90,18 +111,11 @@ def load_backbone(
     Raises:
         FoveaError: the checkpoint is missing, of another policy, incomplete, or needs files that are not here.
     """
-    from draccus.utils import DraccusException
-    from lerobot.configs import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
     from safetensors import SafetensorError
 
     folder = checkpoint_folder(name, root)
-    try:
-        config: Any = PreTrainedConfig.from_pretrained(folder)
-    except (ValueError, DraccusException) as error:
-        raise FoveaError(f"LeRobot cannot read {folder / CONFIG}: {error}") from error
-    if config.type not in OWNERS:
-        raise FoveaError(f"expected a policy of type {' or '.join(OWNERS)} in {folder}, got {config.type!r}")
+    config = backbone_config(folder)
     config.device = device
     vlm = tokenizer or _nearby_vlm(folder)
     if config.type == "smolvla":

@@ -15,7 +15,7 @@ from fovea.encoders.base import VisionEncoder
 from fovea.errors import FoveaError
 from fovea.grafting.cells import Cell, Plan, native_source
 from fovea.grafting.fan_out import EngineName, run_jobs
-from fovea.grafting.loading import load_backbone
+from fovea.grafting.loading import backbone_config, checkpoint_folder, checkpoint_in, load_backbone
 from fovea.grafting.runs import BackbonePlace, Job
 from fovea.grafting.samples import Samples
 from fovea.grafting.settings import Recipe, SampleSettings, ScoreSettings
@@ -58,7 +58,11 @@ class StudySettings:
     def resolved(self) -> "StudySettings":
         """With folders that mean the same to a process that stands elsewhere."""
         folders = {name: getattr(self, name) for name in ("out", "data", "backbones", "cache")}
-        return replace(self, **{name: path and path.absolute() for name, path in folders.items()})
+        absolute = {name: path and path.absolute() for name, path in folders.items()}
+        words = self.tokenizer
+        if words is not None and Path(words).is_dir():  # else the name of a repository
+            words = str(Path(words).absolute())
+        return replace(self, tokenizer=words, **absolute)
 
 
 def run_study(plan: Plan, settings: StudySettings, *, progress: bool = True) -> dict[str, Any]:
@@ -73,6 +77,7 @@ def run_study(plan: Plan, settings: StudySettings, *, progress: bool = True) -> 
     """
     settings = settings.resolved()  # a worker of another machine stands elsewhere
     roots = {suite: suite_folder(settings.data, suite).absolute() for suite in plan.suites}
+    check_tokenizer(plan, settings)
     with locked(settings.out / "lock", wait=False):
         samples = {suite: Samples(open_dataset(root), settings.samples) for suite, root in roots.items()}
         places, identities = prepare_tokens(plan, settings, samples, progress=progress)
@@ -103,6 +108,22 @@ def suite_folder(data: Path, suite: str) -> Path:
     )
 
 
+def check_tokenizer(plan: Plan, settings: StudySettings) -> None:
+    """One tokenizer is of one kind of backbone.
+
+    Raises:
+        FoveaError: backbones of several kinds; a backbone that is missing or of another policy.
+    """
+    if settings.tokenizer is None:
+        return
+    folders = [checkpoint_folder(name, settings.backbones) for name in plan.backbones]
+    if len(kinds := {backbone_config(folder).type for folder in folders}) > 1:
+        raise FoveaError(
+            "--tokenizer: expected backbones of one kind, which share a vocabulary, got "
+            f"{' and '.join(sorted(kinds))}; put each one's tokenizer into a folder vlm beside its checkpoint"
+        )
+
+
 def prepare_tokens(
     plan: Plan, settings: StudySettings, samples: dict[str, Samples], *, progress: bool = True
 ) -> tuple[dict[str, dict[str, TokenPlace]], dict[str, str]]:
@@ -113,7 +134,7 @@ def prepare_tokens(
     """
     console, cells = Console(stderr=True, quiet=not progress), plan.cells()
     places: dict[str, dict[str, TokenPlace]] = {suite: {} for suite in plan.suites}
-    identities, sides, kinds = {}, {}, set[str]()
+    identities, sides = {}, {}
 
     def store(source: str, encoder: VisionEncoder, wanted: set[int]) -> None:
         for suite in plan.suites:
@@ -134,12 +155,6 @@ def prepare_tokens(
             name, root=settings.backbones, device=settings.device, tokenizer=settings.tokenizer
         )
         identities[name], sides[name] = backbone.identity, backbone.side
-        kinds.add(backbone.kind)
-        if settings.tokenizer and len(kinds) > 1:
-            raise FoveaError(
-                f"--tokenizer: expected backbones of one kind, which share a vocabulary, got "
-                f"{' and '.join(sorted(kinds))}; put each one's tokenizer into a folder vlm beside its checkpoint"
-            )
         for tower in (False, True):
             if (source := native_source(name, tower=tower)) in read:
                 store(source, NativeVision(backbone, tower=tower), {backbone.side})
@@ -180,11 +195,17 @@ def _job(
 ) -> Job:
     needed = {cell.source, native_source(cell.backbone, tower=False)}
     tokens = {source: places[source] for source in sorted(needed)}
+    folder = checkpoint_in(Path(cell.backbone))  # a path; else a name under --backbones, or a released one
     name = job_id(cell, identities[cell.backbone], tokens, samples[cell.suite], settings)
     return Job(
         cell,
         name,
-        BackbonePlace(cell.backbone, settings.backbones, settings.device, settings.tokenizer),
+        BackbonePlace(
+            str(folder.absolute()) if folder else cell.backbone,
+            settings.backbones,
+            settings.device,
+            settings.tokenizer,
+        ),
         roots[cell.suite],
         tokens,
         settings.samples,

@@ -65,8 +65,8 @@ def side_by_side[Job: LongJob](
                     job = waiting.pop(0)
                     try:
                         running[pool.submit(_run, work, job)] = job
-                    except BrokenExecutor as error:  # a process died between two jobs
-                        raise _named(job, error) from error
+                    except BrokenExecutor as broken:  # a process died between two jobs
+                        raise _named(job, broken) from broken
                 finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for future in finished:
                     job = running.pop(future)
