@@ -141,6 +141,8 @@ def test_other_suites_keep_their_own_target_in_drawn_layouts(tmp_path):
     assert len({start.seed for start in starts}) == 8
     with pytest.raises(FoveaError, match="--holdout"):
         CollectConfig(suite="libero_goal", layout="drawn", holdout=["milk"])
+    with pytest.raises(FoveaError, match="name a bowl by where it is; take drawn"):
+        CollectConfig(suite="libero_spatial", layout="spread")
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_starts_that_do_not_fit(object_env, start, message):
     ("wrong", "message"),
     [
         ({"layout": "random"}, "official, drawn, spread, got 'random'"),
-        ({"layout": "spread"}, "spreads the objects of libero_object over the floor already"),
+        ({"layout": "spread"}, "drawn spreads the objects of libero_object over the floor already"),
         ({"suite": "libero_spatial", "layout": "spread"}, "name a bowl by where it is"),
         ({"suite": "libero_goal", "layout": "drawn", "target": "milk"}, "defined for libero_object"),
         ({"target": "milk"}, "layout='drawn' only"),

@@ -25,7 +25,7 @@ from fovea.progress import progress_bar
 from fovea.sim.disturb import Disturbance
 from fovea.sim.env import LiberoEnv
 from fovea.sim.gl import single_threaded_children
-from fovea.sim.layout import LAYOUTS, TARGET_SUITE, EpisodeStart
+from fovea.sim.layout import TARGET_SUITE, EpisodeStart, check_layout
 from fovea.sim.render import CAMERAS, RenderSettings
 from fovea.sim.suites import check_targets, get_task, get_tasks
 
@@ -71,8 +71,7 @@ class CollectConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise FoveaError(f"--layout: expected one of {', '.join(LAYOUTS)}, got {self.layout!r}")
+        check_layout(self.layout, self.suite)
         if not 32 <= self.image_size <= 2048 or self.image_size % 2:
             raise FoveaError(
                 f"--image_size: expected an even number from 32 to 2048 (of videos), got {self.image_size}"

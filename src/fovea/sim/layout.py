@@ -62,22 +62,12 @@ class EpisodeStart:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise FoveaError(f"layout is one of {', '.join(LAYOUTS)}, got {self.layout!r}")
+        check_layout(self.layout, self.suite)
         if self.target is not None and self.layout != "drawn":
             raise FoveaError(f"a target of one's own ({self.target!r}) goes with layout='drawn' only")
         if self.target is not None and self.suite != TARGET_SUITE:
             raise FoveaError(
                 f"a target of one's own ({self.target!r}) is defined for {TARGET_SUITE}, got {self.suite}: leave it out"
-            )
-        if self.layout == "spread" and self.suite in FLOOR_SUITES:
-            raise FoveaError(
-                f"layout='drawn' spreads the objects of {self.suite} over the floor already: take that"
-            )
-        if self.layout == "spread" and self.suite.startswith(NAMED_BY_PLACE):
-            raise FoveaError(
-                f"layout='spread' would make instructions of {self.suite} false, which name a bowl by where it is: "
-                "take layout='drawn'"
             )
         if not 0 <= self.seed < 2**32:
             raise FoveaError(f"seed is 0 to 2**32 - 1, got {self.seed}")
@@ -85,6 +75,24 @@ class EpisodeStart:
     def asdict(self) -> dict[str, Any]:
         """Plain values for JSON; `EpisodeStart(**d)` reads them back."""
         return dataclasses.asdict(self)
+
+
+def check_layout(layout: str, suite: str) -> None:
+    """Whether a suite's episodes can start so.
+
+    Raises:
+        FoveaError: an unknown layout, or one that makes no sense for the suite.
+    """
+    if layout not in LAYOUTS:
+        raise FoveaError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if layout == "spread" and suite in FLOOR_SUITES:
+        raise FoveaError(
+            f"layout: drawn spreads the objects of {suite} over the floor already; take that, not spread"
+        )
+    if layout == "spread" and suite.startswith(NAMED_BY_PLACE):
+        raise FoveaError(
+            f"layout: spread would make instructions of {suite} false, which name a bowl by where it is; take drawn"
+        )
 
 
 def draw_layout(sim_env: Any, start: EpisodeStart, sampled: NDArray) -> None:
