@@ -64,6 +64,7 @@ class ToyScene:
 
     instruction, init_state_count, object_names = "pick up the milk", 50, ("milk_1", "butter_1")
     task = SimpleNamespace(task_id=0)
+    solved_at_reset = False
 
     def reset(self, start: EpisodeStart) -> None: ...
 
