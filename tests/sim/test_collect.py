@@ -80,6 +80,9 @@ def test_a_start_at_which_the_goal_holds_already_is_drawn_again(monkeypatch, tmp
     monkeypatch.setattr(collect, "record_episode", lambda *_: dict(recorded))
     assert recorder.record(Job(index=0, task_id=0, number=0)) == 2
     assert StagedEpisodes(tmp_path).read(0).header["rejected"] == 2
+    tries = iter([True] * collect.TRIES)
+    with pytest.raises(FoveaError, match="holds before anything is done; choose other --init_states"):
+        recorder.record(Job(index=1, task_id=0, number=1))
 
 
 def test_half_a_collection_goes_on_with_the_same_settings_only(tmp_path):

@@ -35,6 +35,14 @@ def problem(**changes):
         ({}, ["bowl_1", "ketchup_1", "plate_1"]),
         ({"objects": {"bowl": ["bowl_1", "bowl_2"], "plate": ["plate_1"]}}, ["plate_1"]),
         ({"goal_state": [["on", "bowl_1", f"{TABLE}_plate_right_region"]]}, ["bowl_1", "ketchup_1"]),
+        (
+            {"objects": {"red_bowl": ["bowl_1"], "white_bowl": ["b_1", "b_2"], "plate": ["plate_1"]}},
+            ["plate_1"],
+        ),
+        (
+            {"goal_state": [["on", "bowl_1", f"{TABLE}_plate_right_region"]], "obj_of_interest": []},
+            ["bowl_1", "ketchup_1"],
+        ),
         ({"goal_state": [["in", "bowl_1", "plate_1_contain_region"]]}, ["bowl_1", "ketchup_1"]),
         ({"initial_state": [["on", "bowl_1", "plate_1"], ["on", "plate_1", f"{TABLE}_init_region"]]}, []),
         ({"initial_state": [["on", "bowl_1", "cabinet_1_top_side"]]}, []),
@@ -43,6 +51,8 @@ def problem(**changes):
         "all on the table",
         "one of two",
         "beside the plate",
+        "a red bowl beside two white ones",
+        "beside a plate that is of no interest",
         "into it",
         "a bowl on the plate",
         "on furniture",

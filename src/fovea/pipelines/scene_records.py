@@ -75,7 +75,7 @@ def sheet_paths(
 
 
 def _place(start: EpisodeStart) -> str:
-    layout = f"state{start.init_state}" if start.layout == "official" else f"drawn{start.seed}"
+    layout = f"state{start.init_state}" if start.layout == "official" else f"{start.layout}{start.seed}"
     return f"{start.suite}-{start.task_id}-{layout}"
 
 

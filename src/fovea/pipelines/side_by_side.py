@@ -66,7 +66,7 @@ def side_by_side[Job: LongJob](
                     try:
                         running[pool.submit(_run, work, job)] = job
                     except BrokenExecutor as broken:  # a process died between two jobs
-                        raise _named(job, broken) from broken
+                        raise _named(next(iter(running.values()), job), broken) from broken
                 finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for future in finished:
                     job = running.pop(future)

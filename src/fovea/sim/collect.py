@@ -273,12 +273,13 @@ class _Recorder:
         Raises:
             FoveaError: if the expert fails again and again.
         """
-        env = self._scene(job.task_id)
+        env, solved = self._scene(job.task_id), 0
         for attempt in range(TRIES):
             rng = np.random.default_rng([self.config.seed, job.task_id, job.number, attempt])
             start = draw_start(self.config, env, job, rng)
             env.reset(start)
             if env.solved_at_reset:
+                solved += 1
                 continue
             episode = record_episode(env, rng, self.config.noise, self.config.recoveries)
             if episode is not None:
@@ -290,6 +291,11 @@ class _Recorder:
                 }
                 write_episode(self.staging, job.index, header=header, **episode)
                 return attempt
+        if solved == TRIES:
+            raise FoveaError(
+                f"the goal of {self.config.suite} task {job.task_id} ({env.instruction}) holds before anything is "
+                "done; choose other --init_states, or leave the task out with --tasks"
+            )
         raise FoveaError(
             f"the scripted expert failed {TRIES} times at {self.config.suite} task {job.task_id} "
             f"({env.instruction}); lower --noise or --recoveries, or leave the task out"

@@ -39,7 +39,8 @@ def spread(sim_env: Any, seed: int) -> None:
 
     model, data = sim_env.sim.model._model, sim_env.sim.data._data
     mujoco.mj_kinematics(model, data)
-    movers = movable(sim_env.parsed_problem, sim_env.workspace_name)
+    if not (movers := movable(sim_env.parsed_problem, sim_env.workspace_name)):
+        return
     bodies = {
         name: sim_env.obj_body_id[name] for name in sim_env.obj_body_id if name != sim_env.workspace_name
     }
@@ -73,14 +74,26 @@ def movable(problem: dict[str, Any], table: str) -> list[str]:
         problem: a task as LIBERO parses its BDDL file.
         table: the name of what objects stand on, such as "kitchen_table".
     """
-    single = {names[0] for names in problem["objects"].values() if len(names) == 1}
+    several = {_noun(kind) for kind, names in problem["objects"].items() if len(names) > 1}
+    single = {names[0] for kind, names in problem["objects"].items() if _noun(kind) not in several}
     places = {name: place for _, name, place in _triples(problem["initial_state"])}
     goals = _triples(problem["goal_state"])
     stays = {name for name in single for place in places.values() if _is_of(place, name)}
     stays |= {name for name in single for _, _, place in goals if place == f"{name}_contain_region"}
-    if any(_is_of(place, table) for _, _, place in goals):
+    if spots := [goal for goal in goals if _is_of(goal[2], table)]:
         stays |= set(problem["obj_of_interest"]) - {name for _, name, _ in goals}
+        stays |= {name for name in single for _, own, place in spots if name != own and _kind(name) in place}
     return sorted(name for name in single - stays if _is_of(places.get(name, ""), table))
+
+
+def _kind(name: str) -> str:
+    """black_book of black_book_1."""
+    return name.rsplit("_", 1)[0]
+
+
+def _noun(kind: str) -> str:
+    """book of black_book: an instruction may tell a black book from two yellow ones by where they are."""
+    return kind.rsplit("_", 1)[-1]
 
 
 def _triples(predicates: list[list[str]]) -> list[list[str]]:
