@@ -2,7 +2,8 @@
 
 import pytest
 
-from fovea.lens.nouns import nouns, object_type
+from fovea.lens.nouns import nouns
+from fovea.sim.bddl import object_type
 
 FLOOR = ["alphabet_soup_1", "milk_1", "ketchup_1", "basket_1"]
 TABLE = [

@@ -14,6 +14,7 @@ import numpy as np
 
 from fovea.errors import FoveaError
 from fovea.sim import EpisodeStart, LiberoEnv, RenderSettings
+from fovea.sim.bddl import is_of
 
 LIFTED = 0.04  # metres above where it stood
 
@@ -33,7 +34,8 @@ class Watch:
         goals = [[str(part) for part in goal] for goal in env.sim_env.parsed_problem["goal_state"]]
         objects = list(env.sim_env.objects_dict)
         self.targets = [goal[1] for goal in goals if goal[1] in objects]
-        self.places = {place for goal in goals for place in env.object_names if _names(place, goal[2:])}
+        named = [part for goal in goals for part in goal[2:]]
+        self.places = {place for place in env.object_names if any(is_of(part, place) for part in named)}
         self.movable = [name for name in objects if name not in self.places or name in self.targets]
         self.heights = {name: place[2] for name, place in env.object_positions().items()}
         self.first_lifted: dict[str, Any] | None = None
@@ -75,11 +77,6 @@ class Watch:
     def _distances(self, positions: dict[str, Any]) -> dict[str, float]:
         hand = self.env.state()[:3]
         return {name: float(np.linalg.norm(positions[name] - hand)) for name in self.movable}
-
-
-def _names(place: str, parts: list[str]) -> bool:
-    """Whether a goal's place or region ("basket_1", "basket_1_contain_region") belongs to an object."""
-    return any(part == place or part.startswith(f"{place}_") for part in parts)
 
 
 class Simulator:

@@ -13,6 +13,7 @@ from typing import Literal
 from fovea.data.phrases import Lexicon
 from fovea.encoders.words import split_words
 from fovea.evaluation.pointing import catalogue_lexicon
+from fovea.sim.bddl import is_of, object_type
 from fovea.sim.catalogue import CATALOGUE
 
 Role = Literal["target", "destination", "landmark"]
@@ -76,17 +77,12 @@ def _role(moved: set[str], holding: set[str], earlier: bool) -> Role:
     return "target" if moved else "landmark"
 
 
-def object_type(instance: str) -> str:
-    """ "akita_black_bowl_2" -> "akita_black_bowl"."""
-    return instance.rpartition("_")[0]
-
-
 def goal_objects(goal: Iterable[Sequence[str]], instances: Sequence[str]) -> tuple[set[str], set[str]]:
     """What a goal moves or switches, and what receives things; a region belongs to the object it is named after."""
     places: tuple[set[str], set[str]] = (set(), set())
     for _, *arguments in goal:
         for place, argument in zip(places, arguments, strict=False):
-            place.update(name for name in instances if argument == name or argument.startswith(f"{name}_"))
+            place.update(name for name in instances if is_of(argument, name))
     return places
 
 

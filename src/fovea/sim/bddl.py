@@ -1,4 +1,4 @@
-"""Edits of LIBERO's task files (BDDL text): another sentence, other object types, another target."""
+"""LIBERO's task files (BDDL text): what their names say, and edits: another sentence, other object types or target."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import re
 from collections.abc import Mapping
 
 from fovea.errors import FoveaError
+
+
+def object_type(instance: str) -> str:
+    """ "akita_black_bowl_2" -> "akita_black_bowl"."""
+    return instance.rpartition("_")[0]
+
+
+def is_of(place: str, thing: str) -> bool:
+    """Whether a place ("basket_1", "basket_1_contain_region") is a thing ("basket_1") or a region named after it."""
+    return place == thing or place.startswith(f"{thing}_")
 
 
 def say(text: str, language: str) -> str:

@@ -35,10 +35,11 @@ def footprint(model: Any, data: Any, body: int) -> Rectangle:
     """What a body and all that hangs on it cover from above: the boxes of its geoms, turned as they are.
 
     Args:
-        model: MuJoCo's model; data: its data, kinematics current; body: number of the body.
+        model: MuJoCo's model; data: its data, kinematics current.
+        body: number of an object's or a fixture's body, which hangs on nothing.
     """
     low, high = np.full(2, np.inf), np.full(2, -np.inf)
-    for geom in np.flatnonzero(_belongs(model, body)[model.geom_bodyid]):
+    for geom in np.flatnonzero(model.body_rootid[model.geom_bodyid] == body):
         centre, half = model.geom_aabb[geom][:3], model.geom_aabb[geom][3:]
         corners = centre + half * np.array(list(product((-1, 1), repeat=3)))
         there = (data.geom_xpos[geom] + corners @ data.geom_xmat[geom].reshape(3, 3).T)[:, :2]
@@ -46,10 +47,8 @@ def footprint(model: Any, data: Any, body: int) -> Rectangle:
     return Rectangle(low, high)
 
 
-def _belongs(model: Any, body: int) -> NDArray[np.bool_]:
-    """For every body whether it is this one or hangs on it."""
-    belongs = np.zeros(model.nbody, bool)
-    belongs[body] = True
-    for other in range(body + 1, model.nbody):  # parents come before children
-        belongs[other] = belongs[model.body_parentid[other]]
-    return belongs
+def pose_of(sim_env: Any, name: str) -> NDArray[np.float64]:
+    """Position and wxyz quaternion (7,) of an object that lies loose: a view, what is written there moves it."""
+    model, data = sim_env.sim.model._model, sim_env.sim.data._data
+    address = model.jnt_qposadr[model.body_jntadr[sim_env.obj_body_id[name]]]
+    return data.qpos[address : address + 7]

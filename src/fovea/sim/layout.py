@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fovea.errors import FoveaError
-from fovea.sim.spread import spread
+from fovea.sim.geometry import pose_of
+from fovea.sim.spread import REACH, spread
 
 Layout = Literal["official", "drawn", "spread"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
@@ -30,10 +31,7 @@ TARGET_SUITE = "libero_object"  # whose scenes can be given another target
 FLOOR_SUITES = (TARGET_SUITE, "libero_object_holdout")  # drawn layouts cover the whole floor
 NAMED_BY_PLACE = "libero_spatial"  # whose instructions tell two bowls apart by what they are next to
 REGION = ((-0.23, -0.28), (0.15, 0.06))  # low and high corner of the floor region for objects, metres
-ROBOT_BASE, REACH = (
-    (-0.6, 0.0),
-    0.72,
-)  # farther from its base the arm is straight, and a straight arm gets stuck
+ROBOT_BASE = (-0.6, 0.0)  # on that floor
 SPACING = 0.105  # least distance of two objects' centres, metres
 BASKET_CLEARANCE = 0.17  # least distance of an object's centre from the basket's, metres
 YAW = 0.3  # radians either way
@@ -128,7 +126,7 @@ def lift_out(sim_env: Any) -> None:
     model, data = sim_env.sim.model._model, sim_env.sim.data._data
     for name in sim_env.objects_dict:
         body = sim_env.obj_body_id[name]
-        height = data.qpos[model.jnt_qposadr[model.body_jntadr[body]] + 2 :][:1]
+        height = pose_of(sim_env, name)[2:3]
         sunk = float(height[0])
         for lift in np.arange(0, LIFT_MOST, LIFT):
             height[0] = sunk + lift
@@ -144,9 +142,7 @@ def lift_out(sim_env: Any) -> None:
 
 def draw_on_floor(sim_env: Any, seed: int) -> None:
     """Spread the objects of a libero_object scene over the floor, see `draw_positions`; the basket stays."""
-    model, data = sim_env.sim.model._model, sim_env.sim.data._data
-    joints = {name: model.body_jntadr[sim_env.obj_body_id[name]] for name in sim_env.objects_dict}
-    poses = {name: data.qpos[a : a + 7] for name, j in joints.items() for a in [model.jnt_qposadr[j]]}
+    poses = {name: pose_of(sim_env, name) for name in sim_env.objects_dict}
     basket = poses.pop("basket_1")
     for name, (point, yaw) in draw_positions(list(poses), basket[:2], seed).items():
         poses[name][:2] = point

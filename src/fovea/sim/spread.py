@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fovea.errors import FoveaError
-from fovea.sim.geometry import Rectangle, footprint
+from fovea.sim.bddl import is_of, object_type
+from fovea.sim.geometry import Rectangle, footprint, pose_of
 
 PADDING = 0.08  # metres by which the table's area for objects is wider than the regions of the BDDL file
 CLEARANCE = 0.03  # least distance between two footprints, metres: room for a finger
@@ -37,13 +38,12 @@ def spread(sim_env: Any, seed: int) -> None:
     """
     import mujoco
 
+    table = sim_env.workspace_name
+    if not (movers := movable(sim_env.parsed_problem, table)):
+        return
     model, data = sim_env.sim.model._model, sim_env.sim.data._data
     mujoco.mj_kinematics(model, data)
-    if not (movers := movable(sim_env.parsed_problem, sim_env.workspace_name)):
-        return
-    bodies = {
-        name: sim_env.obj_body_id[name] for name in sim_env.obj_body_id if name != sim_env.workspace_name
-    }
+    bodies = {name: body for name, body in sim_env.obj_body_id.items() if name != table}
     prints = {name: footprint(model, data, body) for name, body in bodies.items()}
     fixed = [prints[name].wider(CLEARANCE) for name in bodies if name not in movers]
     fixed += [Rectangle(spot - GOAL_SPOT, spot + GOAL_SPOT) for spot in _goal_spots(sim_env)]
@@ -56,11 +56,10 @@ def spread(sim_env: Any, seed: int) -> None:
     points = next((found for found in tries if found is not None), None)
     if points is None:
         raise FoveaError(
-            f"expected room on the table for {', '.join(sorted(movers))}, found none; take --layout drawn for this task"
+            f"expected room on the table for {', '.join(movers)}, found none; take --layout drawn for this task"
         )
     for name, point in zip(largest_first, points, strict=True):
-        address = model.jnt_qposadr[model.body_jntadr[bodies[name]]]
-        data.qpos[address : address + 2] = point
+        pose_of(sim_env, name)[:2] = point
 
 
 def movable(problem: dict[str, Any], table: str) -> list[str]:
@@ -78,17 +77,14 @@ def movable(problem: dict[str, Any], table: str) -> list[str]:
     single = {names[0] for kind, names in problem["objects"].items() if _noun(kind) not in several}
     places = {name: place for _, name, place in _triples(problem["initial_state"])}
     goals = _triples(problem["goal_state"])
-    stays = {name for name in single for place in places.values() if _is_of(place, name)}
+    stays = {name for name in single for place in places.values() if is_of(place, name)}
     stays |= {name for name in single for _, _, place in goals if place == f"{name}_contain_region"}
-    if spots := [goal for goal in goals if _is_of(goal[2], table)]:
+    if spots := [goal for goal in goals if is_of(goal[2], table)]:
         stays |= set(problem["obj_of_interest"]) - {name for _, name, _ in goals}
-        stays |= {name for name in single for _, own, place in spots if name != own and _kind(name) in place}
-    return sorted(name for name in single - stays if _is_of(places.get(name, ""), table))
-
-
-def _kind(name: str) -> str:
-    """black_book of black_book_1."""
-    return name.rsplit("_", 1)[0]
+        stays |= {
+            name for name in single for _, own, place in spots if name != own and object_type(name) in place
+        }
+    return sorted(name for name in single - stays if is_of(places.get(name, ""), table))
 
 
 def _noun(kind: str) -> str:
@@ -101,16 +97,10 @@ def _triples(predicates: list[list[str]]) -> list[list[str]]:
     return [predicate for predicate in predicates if len(predicate) == 3]
 
 
-def _is_of(place: str, thing: str) -> bool:
-    """Whether a place of a BDDL file is a thing or one of its regions."""
-    return place == thing or place.startswith(f"{thing}_")
-
-
 def _goal_spots(sim_env: Any) -> list[NDArray]:
     """Where on the table the goal's regions are, (2,) each in metres."""
-    places = {place for _, _, place in _triples(sim_env.parsed_problem["goal_state"])}
-    on_table = sorted(place for place in places if _is_of(place, sim_env.workspace_name))
-    return [np.asarray(sim_env.sim.data.get_site_xpos(place))[:2] for place in on_table]
+    goals, table = _triples(sim_env.parsed_problem["goal_state"]), sim_env.workspace_name
+    return [sim_env.sim.data.get_site_xpos(place)[:2] for _, _, place in goals if is_of(place, table)]
 
 
 def _area(sim_env: Any) -> Rectangle:
@@ -120,7 +110,7 @@ def _area(sim_env: Any) -> Rectangle:
     boxes = [
         box
         for _, name, place in _triples(problem["initial_state"])
-        if name in objects and _is_of(place, table)
+        if name in objects and is_of(place, table)
         for box in problem["regions"][place]["ranges"]
     ]
     corners = np.array(boxes, float).reshape(-1, 2, 2) + np.asarray(sim_env.workspace_offset)[:2]
