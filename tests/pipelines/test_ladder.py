@@ -160,6 +160,25 @@ def test_a_record_of_an_encoder_that_the_study_trains_holds_wherever_its_folder_
         small("elsewhere", scale="smoke").cells()[0].done()
 
 
+def test_an_encoder_that_was_trained_otherwise_is_not_taken(tmp_path):
+    method = "EF-VLA, small encoder"
+    study = EFVLAStudyConfig(out=tmp_path)
+    recipe = study.encoder_recipe(method)
+    scenes = {**recipe["corpus"], "render": {"image_size": recipe["corpus"]["image_size"]}}
+    folder = study.encoder_folder(method)
+    folder.mkdir(parents=True)
+    card = folder / "tiny.json"
+    card.write_text(json.dumps({"provenance": {"training": recipe["training"], "corpus": scenes}}))
+    study.prepare([method])  # there already: nothing is trained
+    assert [path.name for path in folder.iterdir()] == ["tiny.json"]
+    smoke = EFVLAStudyConfig(out=tmp_path, scale="smoke")
+    with pytest.raises(FoveaError, match=r"different: corpus\.frames, corpus\.scenes, training\.\w+.* another --out"):
+        smoke.prepare([method])
+    card.write_text("{}")
+    with pytest.raises(FoveaError, match=r"tiny\.json does not say how the encoder was trained"):
+        study.prepare([method])
+
+
 def test_a_study_goes_on_elsewhere_from_the_records_of_its_cells(config, quick, tmp_path):
     config.records = tmp_path / "records"
     ladder.run_cell(config.cells()[0])

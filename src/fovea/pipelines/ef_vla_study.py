@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fovea.data.files import differing, flat, read_json
+from fovea.errors import FoveaError
 from fovea.pipelines.ladder import TestSet, slug
 from fovea.pipelines.study import Group, StudyConfig
 from fovea.pipelines.study_data import LIBERO_90, collections, drawn_tests, official_tests, unseen_tests
@@ -95,15 +97,27 @@ class EFVLAStudyConfig(StudyConfig):
         return budget
 
     def prepare(self, methods: Sequence[str]) -> None:
-        """Train the encoders of other sizes: the corpus and the steps of the one that ships."""
+        """Train the encoders of other sizes: the corpus and the steps of the one that ships.
+
+        Raises:
+            FoveaError: an encoder is there that was trained otherwise.
+        """
         from fovea.sim import corpus
         from fovea.training import pretrain
 
         for method in methods:
-            if method in ENCODERS and not (self.encoder_folder(method) / "tiny.json").is_file():
-                scenes, training = self._pretraining(method)
+            if method not in ENCODERS:
+                continue
+            scenes, training = self._pretraining(method)
+            card = training.output / "tiny.json"
+            if not card.is_file():
                 corpus.run(scenes)
                 pretrain.run(training)
+            elif different := differing(_trained_how(card), flat(self.encoder_recipe(method) or {})):
+                raise FoveaError(
+                    f"{training.output} holds an encoder that was trained otherwise (different: "
+                    f"{', '.join(different)}); choose another --out, or delete that folder to train it anew"
+                )
 
     def encoder_recipe(self, method: str) -> dict[str, Any] | None:
         if method not in ENCODERS:
@@ -173,3 +187,17 @@ class EFVLAStudyConfig(StudyConfig):
         from fovea.pipelines.ef_vla_page import page
 
         return page(self, outcome)
+
+
+def _trained_how(card: Path) -> dict[str, Any]:
+    """What the encoder beside a tiny.json was trained with, as `EFVLAStudyConfig.encoder_recipe` names it, flat."""
+    record = read_json(card, "record of an encoder")
+    try:
+        made = record["provenance"]
+        scenes = {name: made["corpus"][name] for name in ("scenes", "frames", "seed")}
+        scenes["image_size"] = made["corpus"]["render"]["image_size"]
+        return flat({"corpus": scenes, "training": made["training"]})
+    except (KeyError, TypeError) as error:
+        raise FoveaError(
+            f"{card} does not say how the encoder was trained ({error!r}); restore it, or delete its folder"
+        ) from error

@@ -168,15 +168,16 @@ class ChunkNetwork(nn.Module):
             raise FoveaError(f"expected at least one real vision token a sample, got none in samples {blind}")
         token = self.proprio(proprio)[:, None]
         x = self.stem(len(proprio), latent)
-        for index, block in enumerate(self.blocks):
-            vision = states.vision[index]
+        # Not states.vision[layer]: the gradient of each would be zeros as large as the states of all layers.
+        layers = zip(self.blocks, states.vision.unbind(), states.queries.unbind(), strict=True)
+        for block, vision, queries in layers:
             if "vlm" in (self.key_source, self.value_source):
                 vision, _ = self._pooled(vision, states.mask)
             keys, values = (
                 vision if source == "vlm" or fixed is None else fixed
                 for source in (self.key_source, self.value_source)
             )
-            context = torch.cat([states.queries[index], token], dim=1)
+            context = torch.cat([queries, token], dim=1)
             x = block(x, context, keys, values, mask, maps)
         return self.head(x)
 
