@@ -172,7 +172,9 @@ def test_an_encoder_that_was_trained_otherwise_is_not_taken(tmp_path):
     study.prepare([method])  # there already: nothing is trained
     assert [path.name for path in folder.iterdir()] == ["tiny.json"]
     smoke = EFVLAStudyConfig(out=tmp_path, scale="smoke")
-    with pytest.raises(FoveaError, match=r"different: corpus\.frames, corpus\.scenes, training\.\w+.* another --out"):
+    with pytest.raises(
+        FoveaError, match=r"different: corpus\.frames, corpus\.scenes, training\.\w+.* another --out"
+    ):
         smoke.prepare([method])
     card.write_text("{}")
     with pytest.raises(FoveaError, match=r"tiny\.json does not say how the encoder was trained"):
