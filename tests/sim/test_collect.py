@@ -96,6 +96,17 @@ def test_half_a_collection_goes_on_with_the_same_settings_only(tmp_path):
         collect.run(CollectConfig(out=tmp_path / "data", tasks=[0], seed=1))
 
 
+def test_official_states_that_come_round_again_stay_on_one_side():
+    config = CollectConfig(episodes=70)  # of 30 states
+    sides = {}
+    for number in range(config.episodes):
+        sides.setdefault(number % 30, set()).add(collect.held_for_validation(config, number))
+    assert [state for state, found in sides.items() if found == {True}] == [12, 24]
+    assert all(len(found) == 1 for found in sides.values())
+    drawn = CollectConfig(episodes=70, layout="drawn")  # no layout comes twice
+    assert [n for n in range(70) if collect.held_for_validation(drawn, n)] == [12, 24, 37, 49, 62]
+
+
 def test_fewer_episodes_than_were_begun_are_refused(recorded, tmp_path):
     config, _ = recorded
     fewer = CollectConfig(**{**vars(config), "out": tmp_path / "data", "episodes": 1})

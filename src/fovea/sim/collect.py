@@ -50,7 +50,8 @@ class CollectConfig:
         holdout: object types that are never a target (drawn layouts of libero_object only); they stay in the scenes.
         noise: standard deviation of the noise on the executed action, in action units (1.0 = 5 cm).
         recoveries: share of episodes with pushes, early grasps or drops.
-        val_share: share of the episodes that are marked as validation episodes.
+        val_share: share of the episodes that are marked as validation episodes; of the official states, where
+            they come round again.
         image_size: side of the pictures in pixels.
         workers: processes, one core each.
         seed: draws everything.
@@ -98,6 +99,12 @@ class CollectConfig:
     def task_ids(self) -> list[int]:
         """The tasks to record, all of the suite if none is named."""
         return list(self.tasks) or [task.task_id for task in get_tasks(self.suite)]
+
+    @property
+    def states(self) -> int:
+        """How many official initial states there are to start from."""
+        first, last = self.init_states
+        return last - first + 1
 
     def identity(self) -> dict[str, Any]:
         """What decides the recorded episodes: everything but the folder, the workers and how many there are."""
@@ -286,7 +293,7 @@ class _Recorder:
                 header = episode.pop("header") | {
                     "start": start.asdict(),
                     "task": env.instruction,
-                    "split": "val" if is_validation(job.number, self.config.val_share) else "train",
+                    "split": "val" if held_for_validation(self.config, job.number) else "train",
                     "rejected": attempt,
                 }
                 write_episode(self.staging, job.index, header=header, **episode)
@@ -302,6 +309,16 @@ class _Recorder:
         )
 
 
+def held_for_validation(config: CollectConfig, number: int) -> bool:
+    """Whether a task's number-th episode is for validation.
+
+    Official states come round again after so many episodes: whole states are held out then, or validation would show
+    layouts that were trained on. Too few states for that share one with training.
+    """
+    round_again = config.layout == "official" and int(config.states * config.val_share) > 0
+    return is_validation(number % config.states if round_again else number, config.val_share)
+
+
 def draw_start(config: CollectConfig, env: LiberoEnv, job: Job, rng: np.random.Generator) -> EpisodeStart:
     """How the episode of a job starts.
 
@@ -314,7 +331,7 @@ def draw_start(config: CollectConfig, env: LiberoEnv, job: Job, rng: np.random.G
             f"--init_states: {config.suite} has states 0 to {env.init_state_count - 1}, got {last}"
         )
     if config.layout == "official":
-        state = first + job.number % (last - first + 1)
+        state = first + job.number % config.states
         return EpisodeStart(config.suite, job.task_id, state, seed=int(rng.integers(2**31)))
     targets = _targets(config, env)
     return EpisodeStart(
