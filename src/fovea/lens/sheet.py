@@ -28,7 +28,7 @@ _ACROSS = 6  # tiles
 
 @dataclass(frozen=True)
 class Tile:
-    """A square picture with a line of text below it; None leaves the place empty."""
+    """A square picture with a line or two of text below it; None leaves the place empty."""
 
     picture: Picture | None
     caption: str = ""
@@ -82,11 +82,13 @@ def sheet(title: str, columns: Sequence[str], rows: Sequence[Sequence[Tile]], si
         side: S.
     """
     gap, line = max(4, side // 32), max(13, side // 10)
+    small = ImageFont.load_default(max(10, int(line * 0.72)))
+    captions = [[_wrapped(tile.caption, small, side) for tile in tiles] for tiles in rows]
+    lines = max((len(caption) for row in captions for caption in row), default=1)
     width = len(columns) * (side + gap) + gap
-    cell = side + line + gap
+    cell = side + lines * line + gap
     canvas = Image.new("RGB", (width, 3 * line + len(rows) * cell + gap), INK)
     draw = ImageDraw.Draw(canvas)
-    small = ImageFont.load_default(max(10, int(line * 0.72)))
     draw.text((gap, line * 0.8), title, fill=TEXT, font=_fitting(title, width - 2 * gap, line), anchor="lm")
     for number, heading in enumerate(columns):
         left = gap + number * (side + gap)
@@ -97,8 +99,9 @@ def sheet(title: str, columns: Sequence[str], rows: Sequence[Sequence[Tile]], si
             left = gap + number * (side + gap)
             if tile.picture is not None:
                 canvas.paste(Image.fromarray(enlarge(tile.picture, side)), (left, top))
-            caption = _cut(tile.caption, small, side)
-            draw.text((left, top + side + line * 0.6), caption, fill=TEXT, font=small, anchor="lm")
+            for below, text in enumerate(captions[row][number]):
+                height = top + side + line * (below + 0.6)
+                draw.text((left, height), text, fill=TEXT, font=small, anchor="lm")
     return canvas
 
 
@@ -194,3 +197,12 @@ def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: f
     while text and font.getlength(text) > width:
         text = text[:-2] + "…" if len(text) > 2 else ""
     return text
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:
+    """A text in one line, or in two, broken between words where it can be; what does not fit into those is cut."""
+    words = text.split(" ")
+    fits = [n for n in range(1, len(words) + 1) if font.getlength(" ".join(words[:n])) <= width]
+    first = fits[-1] if fits else 1
+    parts = [" ".join(words[:first]), " ".join(words[first:])]
+    return [_cut(part, font, width) for part in parts if part or part is parts[0]]
