@@ -121,7 +121,7 @@ class ToyWorker:
         self.reply = ("observe", {}) if self.steps < 3 else ("done", self.outcome())
 
     def outcome(self) -> dict[str, Any]:
-        close = {"object": "milk_1", "right": True, "step": 1, "distance": 0.01}
+        close = {"object": "milk_1", "right": True, "step": 1, "distance": 0.01, "target_distance": 0.01}
         return {
             "start": self.start,
             "instruction": "pick up the milk",

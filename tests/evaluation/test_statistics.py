@@ -70,12 +70,18 @@ def test_task_table_keeps_layouts_apart_and_counts():
 
 
 def test_grounding_counts_only_episodes_in_which_it_happened():
-    near = {"right": True, "distance": 0.01}
-    far = {"right": False, "distance": 0.05}
+    near = {"right": True, "distance": 0.01, "target_distance": 0.01}
+    far = {"right": False, "distance": 0.05, "target_distance": 0.3}
     found = grounding([record(0, True, lifted={"right": True}, closed=near), record(0, False, closed=far)])
     assert (found["lifted_right"]["rate"], found["lifted_right"]["episodes"]) == (1.0, 1)
     assert found["closed_right"]["rate"] == 0.5
     assert found["close_distance"] == 0.03
+    in_the_air = {"right": True, "distance": 0.4, "target_distance": 0.4}  # the nearest all the same
+    drawer = record(0, True, closed={"right": None, "distance": 0.1, "target_distance": None})
+    drawer["final"] = {"gripper_to_target": None, "target_to_place": None}
+    found = grounding([record(0, False, closed=c) for c in (near, far, in_the_air, None)] + [drawer])
+    assert (found["closed_right"]["successes"], found["closed_right"]["episodes"]) == (2, 3)
+    assert (found["closed_near"]["successes"], found["closed_near"]["episodes"]) == (1, 4)
     assert grounding([record(0, False)])["close_distance"] is None
 
 

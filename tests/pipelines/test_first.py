@@ -5,7 +5,7 @@ from fovea.sim.suites import target_of
 
 
 def records(target: str, won: int, lost: int) -> list[dict]:
-    close = {"object": f"{target}_1", "right": True, "distance": 0.01}
+    close = {"object": f"{target}_1", "right": True, "distance": 0.01, "target_distance": 0.01}
     lifted = {"object": f"{target}_1", "right": True}
     one = {
         "start": {"target": target},

@@ -29,7 +29,7 @@ def record(task, success, right=True):
         "success": success,
         "steps": 90,
         "first_lifted": {"right": right} if success else None,
-        "first_close": {"right": right, "distance": 0.02},
+        "first_close": {"right": right, "distance": 0.02, "target_distance": 0.02 if right else 0.3},
         "final": {"gripper_to_target": 0.1, "target_to_place": 0.2},
         "seconds": 2.0,
     }

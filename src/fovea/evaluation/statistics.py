@@ -78,6 +78,9 @@ def success_rate(records: Iterable[Record]) -> SuccessRate:
     return SuccessRate(sum(outcomes), len(outcomes))
 
 
+NEAR = 0.15  # metres from an object's centre to the gripper: a bottle is held some 10 cm from its own
+
+
 def grounding(records: Iterable[Record]) -> dict[str, Any]:
     """Did the policy go to the object that the instruction names, whether or not it then succeeded?
 
@@ -88,17 +91,24 @@ def grounding(records: Iterable[Record]) -> dict[str, Any]:
     Returns:
         `lifted_right`: of the episodes in which something was lifted first, those with the named object;
         `closed_right`: of the episodes in which the gripper closed, those with the named object nearest;
-        both as `SuccessRate.to_dict()`. `close_distance`: median distance in metres from the gripper to the
-        nearest object when it first closed, or None.
+        `closed_near`: of all episodes, those in which it first closed within `NEAR` of the named object (in a scene of
+        three objects the named one is soon the nearest); all three as `SuccessRate.to_dict()`.
+        `close_distance`: median distance in metres from the gripper to the nearest object when it first closed, or
+        None.
     """
     records = list(records)
     lifted, closed = (
         [event for record in records if (event := record[key]) and event["right"] is not None]
         for key in ("first_lifted", "first_close")
     )
+    asked = [record for record in records if record["final"]["gripper_to_target"] is not None]
+    near = [
+        event for record in asked if (event := record["first_close"]) and event["target_distance"] <= NEAR
+    ]
     return {
         "lifted_right": SuccessRate(sum(event["right"] for event in lifted), len(lifted)).to_dict(),
         "closed_right": SuccessRate(sum(event["right"] for event in closed), len(closed)).to_dict(),
+        "closed_near": SuccessRate(len(near), len(asked)).to_dict(),
         "close_distance": round(median(event["distance"] for event in closed), 4) if closed else None,
     }
 
