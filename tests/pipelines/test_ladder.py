@@ -273,7 +273,18 @@ def test_the_page_says_what_ran_and_which_aims_were_missed(config):
     assert "(p = 0.016)" in text
     empty = page(config, {"demonstrations": {"episodes": 600, "frames": 57000}, "cells": []})
     assert "Nothing was measured yet." in empty
-    assert "Nothing can be compared yet." in ending_of(done, [])
+    assert "Nothing can be compared yet." in ending_of(done, [], ["libero_goal"])
+
+
+def test_a_page_says_how_far_seeds_come_apart(config):
+    def ends(*done):
+        return page(config, {"demonstrations": {"episodes": 600, "frames": 57000}, "cells": list(done)})
+
+    first = [outcome("EF-VLA", 0, 8, 10), outcome("LF-VLA", 0, 1, 10)]
+    assert "not of what another seed gives; none has a second seed yet." in ends(*first)
+    second = [outcome("EF-VLA", 1, 7, 10), outcome("LF-VLA", 1, 4, 10)]
+    assert "are up to 30 points apart here (LF-VLA: 1 of 10 and 4 of 10)." in ends(*first, *second)
+    assert "apart here" not in ends()
 
 
 def test_a_page_names_the_tasks_that_fail():

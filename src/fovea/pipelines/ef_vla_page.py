@@ -55,7 +55,7 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
             theirs = dict(zip(PAPER_COLUMNS, PAPER[method], strict=True))
             lines.append(f"| *paper* | {' | '.join(f'*{theirs[test]} %*' for test in columns)} | |")
     lines += details(done, {"official": training, "drawn": drawn, "unseen": [UNSEEN]})
-    return "\n".join(lines + ending_of(done, findings(done, training)))
+    return "\n".join(lines + ending_of(done, findings(done, training), [*training, UNSEEN]))
 
 
 NARROW = (

@@ -103,7 +103,7 @@ def page(config: "FocusVLAStudyConfig", outcome: dict[str, Any]) -> str:
             "",
         ]
         lines += _curve_table(config, curve)
-    return "\n".join(lines + ending_of(done, findings(config, done)))
+    return "\n".join(lines + ending_of(done, findings(config, done), official))
 
 
 def _method_of_study(config: "FocusVLAStudyConfig", data: dict[str, int]) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from fovea.evaluation.statistics import SIGNIFICANT, endings, grounding, success_rate
+from fovea.evaluation.statistics import SIGNIFICANT, SuccessRate, endings, grounding, success_rate
 from fovea.pipelines.ladder import release
 
 Outcome = dict[str, Any]
@@ -73,10 +73,44 @@ def details(done: Sequence[Outcome], groups: Mapping[str, Sequence[str]]) -> lis
     ]
 
 
-def ending_of(done: Sequence[Outcome], found: Sequence[str]) -> list[str]:
-    """How a study's page ends: costs, and the sentences that the numbers allow."""
+def ending_of(done: Sequence[Outcome], found: Sequence[str], tests: Sequence[str]) -> list[str]:
+    """How a study's page ends: costs, and the sentences that the numbers allow, with what their p is silent about.
+
+    Args:
+        found: the sentences.
+        tests: test sets on which seeds are compared.
+    """
     said = found or ["Nothing can be compared yet." if done else "Nothing was measured yet."]
-    return ["", "## What training cost", "", *training_table(done), "", "## What holds here", "", *said, ""]
+    caveat = [seeds_apart(done, tests), ""] if found else []
+    return [
+        "",
+        "## What training cost",
+        "",
+        *training_table(done),
+        "",
+        "## What holds here",
+        "",
+        *caveat,
+        *said,
+        "",
+    ]
+
+
+def seeds_apart(outcomes: Sequence[Outcome], tests: Sequence[str]) -> str:
+    """That p-values are of the policies there are, and how far two seeds of one method came apart on the same tests."""
+    rates: dict[str, dict[int, SuccessRate]] = {}
+    for o in outcomes:
+        if its := [r for test in tests for r in o["tests"].get(test, [])]:
+            name = ", ".join(part for part in (o["method"], o["group"]) if part)
+            rates.setdefault(name, {})[o["seed"]] = success_rate(its)
+    shares = {name: [of_seed.rate for of_seed in seeds.values()] for name, seeds in rates.items()}
+    gaps = {name: max(its) - min(its) for name, its in shares.items() if len(its) > 1}
+    said = "A p-value below is of the policies that were trained, episode by episode, not of what another seed gives"
+    if not gaps:
+        return f"{said}; none has a second seed yet."
+    widest = max(gaps, key=lambda name: gaps[name])
+    each = " and ".join(f"{rate.successes} of {rate.episodes}" for _, rate in sorted(rates[widest].items()))
+    return f"{said}: two seeds of a method are up to {100 * gaps[widest]:.0f} points apart here ({widest}: {each})."
 
 
 def records(outcomes: Sequence[Outcome], method: str, test: str) -> list[dict[str, Any]]:
