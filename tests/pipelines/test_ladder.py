@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from scipy import stats
 
 from fovea.errors import FoveaError
 from fovea.pipelines import ladder
@@ -18,6 +19,7 @@ from fovea.pipelines.focus_vla_page import curves
 from fovea.pipelines.focus_vla_page import page as focus_page
 from fovea.pipelines.focus_vla_study import CONTROLS, FocusVLAStudyConfig
 from fovea.pipelines.ladder import cells, demonstrations, release
+from fovea.pipelines.ladder_compare import over_seeds, scatter
 from fovea.pipelines.ladder_tables import cell, ending_of, success_table, summary, where_it_fails
 from fovea.pipelines.study import run
 
@@ -281,10 +283,32 @@ def test_a_page_says_how_far_seeds_come_apart(config):
         return page(config, {"demonstrations": {"episodes": 600, "frames": 57000}, "cells": list(done)})
 
     first = [outcome("EF-VLA", 0, 8, 10), outcome("LF-VLA", 0, 1, 10)]
-    assert "not of what another seed gives; none has a second seed yet." in ends(*first)
+    assert "there are no second seeds yet that differ." in ends(*first)
+    assert "(p = 0.016)" in ends(*first)
     second = [outcome("EF-VLA", 1, 7, 10), outcome("LF-VLA", 1, 4, 10)]
-    assert "are up to 30 points apart here (LF-VLA: 1 of 10 and 4 of 10)." in ends(*first, *second)
-    assert "apart here" not in ends()
+    text = ends(*first, *second)  # variances 0.005 and 0.045 with one degree of freedom each: 0.025 with two
+    assert "It is 15.8 points here (2 degrees of freedom; " in text
+    assert "are told apart from 68 points on." in text  # 4.303 * 0.158
+    assert "(p = 0.002; over seeds 0.087, so other seeds may say otherwise)" in text  # t = 0.5 / 0.158
+    assert "degrees of freedom" not in ends()
+
+
+def test_the_scatter_of_seeds_is_of_methods_that_played_the_same():
+    done = [outcome("EF-VLA", 0, 8, 10), outcome("EF-VLA", 1, 6, 10), outcome("LF-VLA", 0, 4, 10)]
+    short = [outcome("w/o f_e", 0, 0, 5), outcome("w/o f_e", 1, 5, 5)]
+    alone = over_seeds(done, "EF-VLA", "LF-VLA", ["libero_goal"])  # the seed that both have: 80 against 40 %
+    assert alone == pytest.approx(2 * stats.t.sf(0.4 / (0.02 * 2) ** 0.5, 1))
+    assert over_seeds([*done, *short], "EF-VLA", "LF-VLA", ["libero_goal"]) == alone
+    assert (
+        over_seeds(done[:1] + done[2:], "EF-VLA", "LF-VLA", ["libero_goal"]) is None
+    )  # no seed was repeated
+    assert over_seeds(done, "EF-VLA", "w/o f'_l", ["libero_goal"]) is None
+    elsewhere = [outcome("EF-VLA", 0, 8, 10), outcome("EF-VLA", 1, 6, 10, test="libero_object")]
+    for played in elsewhere[1]["tests"]["libero_object"]:
+        played["start"] = {**played["start"], "suite": "libero_object"}
+    assert scatter(elsewhere, ["libero_goal", "libero_object"]) is None  # the seeds share no start
+    same = [outcome("EF-VLA", 0, 8, 10), outcome("EF-VLA", 1, 8, 10)]
+    assert scatter(same, ["libero_goal"]) is None  # no t without a scatter
 
 
 def test_a_page_names_the_tasks_that_fail():

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fovea.evaluation.statistics import success_rate
+from fovea.pipelines.ladder_compare import compare
 from fovea.pipelines.ladder_tables import (
     NOTHING_CHOSEN,
     cell,
-    compare,
     details,
     ending_of,
     methods,

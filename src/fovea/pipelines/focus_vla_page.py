@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from fovea.data.files import atomic_write
 from fovea.evaluation.statistics import success_rate
 from fovea.pipelines.focus_vla_study import BATCH, COMPARED, CONTROLS
+from fovea.pipelines.ladder_compare import compare
 from fovea.pipelines.ladder_tables import (
     NOTHING_CHOSEN,
     cell,
-    compare,
     details,
     ending_of,
     methods,

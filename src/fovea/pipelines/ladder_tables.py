@@ -1,12 +1,12 @@
 """Tables of a study's cells: rates over seeds with intervals, each seed's own rate, and where the policies went."""
 
-import json
 from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from fovea.evaluation.statistics import SIGNIFICANT, SuccessRate, endings, grounding, success_rate
+from fovea.evaluation.statistics import endings, grounding, success_rate
 from fovea.pipelines.ladder import release
+from fovea.pipelines.ladder_compare import caveat
 
 Outcome = dict[str, Any]
 SLIDES_OFF = (3, 4)
@@ -81,7 +81,6 @@ def ending_of(done: Sequence[Outcome], found: Sequence[str], tests: Sequence[str
         tests: test sets on which seeds are compared.
     """
     said = found or ["Nothing can be compared yet." if done else "Nothing was measured yet."]
-    caveat = [seeds_apart(done, tests), ""] if found else []
     return [
         "",
         "## What training cost",
@@ -90,27 +89,10 @@ def ending_of(done: Sequence[Outcome], found: Sequence[str], tests: Sequence[str
         "",
         "## What holds here",
         "",
-        *caveat,
+        *([caveat(done, tests), ""] if found else []),
         *said,
         "",
     ]
-
-
-def seeds_apart(outcomes: Sequence[Outcome], tests: Sequence[str]) -> str:
-    """That p-values are of the policies there are, and how far two seeds of one method came apart on the same tests."""
-    rates: dict[str, dict[int, SuccessRate]] = {}
-    for o in outcomes:
-        if its := [r for test in tests for r in o["tests"].get(test, [])]:
-            name = ", ".join(part for part in (o["method"], o["group"]) if part)
-            rates.setdefault(name, {})[o["seed"]] = success_rate(its)
-    shares = {name: [of_seed.rate for of_seed in seeds.values()] for name, seeds in rates.items()}
-    gaps = {name: max(its) - min(its) for name, its in shares.items() if len(its) > 1}
-    said = "A p-value below is of the policies that were trained, episode by episode, not of what another seed gives"
-    if not gaps:
-        return f"{said}; none has a second seed yet."
-    widest = max(gaps, key=lambda name: gaps[name])
-    each = " and ".join(f"{rate.successes} of {rate.episodes}" for _, rate in sorted(rates[widest].items()))
-    return f"{said}: two seeds of a method are up to {100 * gaps[widest]:.0f} points apart here ({widest}: {each})."
 
 
 def records(outcomes: Sequence[Outcome], method: str, test: str) -> list[dict[str, Any]]:
@@ -227,34 +209,3 @@ def where_it_fails(outcomes: Sequence[Outcome], method: str, tests: Sequence[str
     )
     others = len(by_task) - len(weak)
     return f"{said}; the other {others} task{'s' if others > 1 else ''} {sum(rest)} of {len(rest)}"
-
-
-def compare(outcomes: Sequence[Outcome], one: str, other: str, tests: Sequence[str]) -> str | None:
-    """'68% against 29% in the same 60 episodes; 25 were won by EF-VLA alone, 2 by LF-VLA alone (p = 0.0001).'
-
-    Both methods play the same episodes with the same seeds, so they are compared episode by episode: an exact
-    McNemar test, two-sided, on those that only one of them won. None where they share no episode.
-    """
-    from scipy.stats import binomtest
-
-    a, b = (_won(outcomes, method, tests) for method in (one, other))
-    if not (shared := a.keys() & b.keys()):
-        return None
-    first, second = sum(a[k] and not b[k] for k in shared), sum(b[k] and not a[k] for k in shared)
-    p = float(binomtest(first, first + second).pvalue) if first + second else 1.0
-    rates = " against ".join(f"{sum(won[k] for k in shared) / len(shared):.0%}" for won in (a, b))
-    return (
-        f"{rates} in the same {len(shared)} episodes; {first} were won by {one} alone, {second} by {other} alone "
-        f"(p = {p:.2g}{'' if p < SIGNIFICANT else ', so this may be chance'})."
-    )
-
-
-def _won(outcomes: Sequence[Outcome], method: str, tests: Sequence[str]) -> dict[tuple[int, str], bool]:
-    """(training seed, start) -> success."""
-    return {
-        (o["seed"], json.dumps(r["start"], sort_keys=True)): bool(r["success"])
-        for o in outcomes
-        if o["method"] == method
-        for test in tests
-        for r in o["tests"].get(test, [])
-    }
