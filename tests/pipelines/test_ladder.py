@@ -19,7 +19,7 @@ from fovea.pipelines.focus_vla_page import curves
 from fovea.pipelines.focus_vla_page import page as focus_page
 from fovea.pipelines.focus_vla_study import CONTROLS, FocusVLAStudyConfig
 from fovea.pipelines.ladder import cells, demonstrations, release
-from fovea.pipelines.ladder_compare import over_seeds, scatter
+from fovea.pipelines.ladder_compare import loss_and_success, over_seeds, scatter
 from fovea.pipelines.ladder_tables import cell, ending_of, success_table, summary, where_it_fails
 from fovea.pipelines.study import run
 
@@ -309,6 +309,17 @@ def test_the_scatter_of_seeds_is_of_methods_that_played_the_same():
     assert scatter(elsewhere, ["libero_goal", "libero_object"]) is None  # the seeds share no start
     same = [outcome("EF-VLA", 0, 8, 10), outcome("EF-VLA", 1, 8, 10)]
     assert scatter(same, ["libero_goal"]) is None  # no t without a scatter
+
+
+def test_a_page_says_whether_the_loss_ranks_policies():
+    done = [outcome("mixed", seed, won, 10) for seed, won in enumerate((9, 7, 4, 5, 1))]
+    for o, loss in zip(done, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True):
+        o["training"]["loss"] = loss
+    text = loss_and_success(done, ["libero_goal"])  # 1 - 6 * 2 / (5 * 24), turned round
+    assert "of the 5 policies have a rank correlation of -0.90 (Spearman; p = 0.037; libero_goal)" in text
+    assert loss_and_success(done[:4], ["libero_goal"]) is None
+    assert loss_and_success(done, ["libero_goal", "libero_object"]) is None  # none has played both
+    assert loss_and_success([done[0]] * 5, ["libero_goal"]) is None  # nothing to rank
 
 
 def test_a_page_names_the_tasks_that_fail():

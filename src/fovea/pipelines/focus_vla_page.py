@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fovea.data.files import atomic_write
 from fovea.evaluation.statistics import success_rate
 from fovea.pipelines.focus_vla_study import BATCH, COMPARED, CONTROLS
-from fovea.pipelines.ladder_compare import compare
+from fovea.pipelines.ladder_compare import compare, loss_and_success
 from fovea.pipelines.ladder_tables import (
     NOTHING_CHOSEN,
     cell,
@@ -199,7 +199,8 @@ def findings(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]]) -> l
         for name, tests in (together | (alone if (one, other) in AIMS else {})).items()
         if (compared := compare(done, one, other, tests))
     ]
-    return said + [verdict for suite in suites if (verdict := convergence(config, done, suite))]
+    said += [verdict for suite in suites if (verdict := convergence(config, done, suite))]
+    return said + ([f"- {ranked}"] if (ranked := loss_and_success(done, suites)) else [])
 
 
 def convergence(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]], suite: str) -> str | None:

@@ -122,6 +122,22 @@ def caveat(outcomes: Sequence[Outcome], tests: Sequence[str]) -> str:
     )
 
 
+def loss_and_success(outcomes: Sequence[Outcome], tests: Sequence[str]) -> str | None:
+    """How the training loss of policies that played all of these tests ranks them; None of fewer than five."""
+    from scipy.stats import spearmanr
+
+    done = [o for o in outcomes if all(o["tests"].get(test) for test in tests)]
+    losses = [o["training"]["loss"] for o in done]
+    rates = [mean(bool(r["success"]) for test in tests for r in o["tests"][test]) for o in done]
+    if len(done) < 5 or len(set(losses)) == 1 or len(set(rates)) == 1:
+        return None
+    found = spearmanr(losses, rates)
+    return (
+        f"Training loss and success of the {len(done)} policies have a rank correlation of {found.statistic:.2f} "
+        f"(Spearman; p = {found.pvalue:.2g}; {', '.join(tests)})."
+    )
+
+
 def _by_seed(outcomes: Sequence[Outcome], method: str, tests: Sequence[str]) -> dict[int, dict[str, bool]]:
     """Training seed -> start -> success; seeds that played none of the tests are left out."""
     found: dict[int, dict[str, bool]] = {}
