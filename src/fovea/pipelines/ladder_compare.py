@@ -118,7 +118,8 @@ def caveat(outcomes: Sequence[Outcome], tests: Sequence[str]) -> str:
         f"{said}. That is asked by the one \"over seeds\", where there are some: Student's t of the two methods' mean "
         "rates, with the scatter between seeds of one method pooled over all methods that played the same starts. It "
         f"is {100 * found.deviation:.1f} points here ({found.freedom} degrees of freedom; {', '.join(tests)}): two "
-        f"methods with two seeds each are told apart from {100 * found.least(2):.0f} points on."
+        f"methods with two seeds each are told apart from {100 * found.least(2):.0f} points on. Neither p is corrected "
+        "for the number of comparisons: one in twenty is below 0.05 where nothing differs."
     )
 
 
