@@ -190,6 +190,22 @@ def test_mixed_attention_gives_vision_a_part_only():
     assert gaze(vla_adapter()).kind == "mixed"
 
 
+def test_a_look_names_what_decides_what_is_seen():
+    assert gaze(vla_adapter()).choices == "mixed, scalar gate"
+    assert gaze(focus_vla(top_k=3)).choices == "cascaded, top 3, element gate, vlm+ds"
+    assert gaze(focus_vla(top_k=32, gate="none", representation="ds")).choices == "cascaded, top 32, ds"
+    assert gaze(ef_vla()).choices == "pooling"
+
+
+def test_policies_of_one_name_are_numbered_on_sheets():
+    first, other, again = gaze(focus_vla(top_k=3)), gaze(vla_adapter()), gaze(focus_vla(top_k=3))
+    assert attend.captions([first, other]) == [
+        "toy, cascaded, top 3, element gate, vlm+ds",
+        "toy, mixed, scalar gate",
+    ]
+    assert [caption[:3] for caption in attend.captions([first, other, again])] == ["1: ", "2: ", "3: "]
+
+
 def test_maps_are_those_of_the_forward_pass_that_acts():
     policy = focus_vla()
     batch = frame()
@@ -281,7 +297,7 @@ def test_the_verb_compares_policies_on_the_same_scenes(toys, tmp_path, capsys):
     assert all((tmp_path / name).is_file() for name in result["sheets"])
     assert main(line) == 0
     out = capsys.readouterr().out
-    assert "| cascaded | cascaded | 100.0% |" in out
+    assert f"| cascaded | {cascaded['choices']} | 100.0% |" in out
     assert len(toys) == 1  # the second run found everything in its records
 
 

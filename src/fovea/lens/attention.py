@@ -24,6 +24,7 @@ from fovea.lens.grounding import patch_cover
 from fovea.lens.moments import Moment
 from fovea.lens.word_maps import camera_names
 from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
+from fovea.policies.vlm_policy.configuration import VLMPolicyConfig
 from fovea.policies.vlm_policy.policy import VLMPolicy
 
 OBJECTS = ("objects", "target", "destination")
@@ -55,6 +56,7 @@ class Gaze:
 
     Attributes:
         kind: how its layers attend: `mixed`, `cascaded`, `parallel`, or `pooling` (the readouts of EF-VLA).
+        choices: the same with what else decides what they see: "cascaded, top 64, element gate, vlm+ds".
 
     Raises:
         FoveaError: no such policy.
@@ -70,6 +72,7 @@ class Gaze:
         self.actor, self.name, self._names = actor, name, camera_names(actor)
         self.identity, self.image_size, self.title = actor.identity, actor.image_size, actor.title
         self.kind = "pooling" if isinstance(policy, EFVLAPolicy) else str(policy.config.attention)
+        self.choices = ", ".join([self.kind, *_choices(policy.config)])
 
     @torch.no_grad()
     def look(self, observation: Observation) -> LayerMaps:
@@ -88,6 +91,15 @@ class Gaze:
         cameras = tuple(self._names[key] for key in found.cameras)
         means, kept = _mean(weights, found.grid)
         return LayerMaps(in_whole_picture(means, getattr(policy.config, "center_crop", 1.0)), kept, cameras)
+
+
+def _choices(config: Any) -> list[str]:
+    """What tells policies of one pattern apart, where it is not the plain one."""
+    if not isinstance(config, VLMPolicyConfig):
+        return []
+    said = [f"top {config.top_k}"] if config.top_k else []
+    said += [f"{config.gate} gate"] if config.gate != "none" else []
+    return said + ([config.representation] if config.representation != "vlm" else [])
 
 
 def in_place(weights: Tensor, early: bool) -> Tensor:

@@ -1,9 +1,10 @@
 """What the layers of policies look at: maps, and the share of their attention on the task's objects."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fovea.data.files import locked, write_json
-from fovea.lens.attention import load_gaze, mean_interval, scene_means, shares, summarise
+from fovea.lens.attention import Gaze, load_gaze, mean_interval, scene_means, shares, summarise
 from fovea.lens.moments import choose_starts, take_moments
 from fovea.lens.sheet import attention_sheet, save_png
 from fovea.pipelines.look_config import AttendConfig
@@ -19,8 +20,9 @@ def run(config: AttendConfig) -> dict[str, Any]:
 
     Returns:
         `suite`, `layout`, `scenes` (how many), `moments` (of each), `seed`, `commit`, `sheets` (paths), and `policies`:
-        each with `name`, `title`, `kind` and what `fovea.lens.attention.summarise` says; all but the first also with
-        `difference`, of its `objects` less the first one's, paired by scene. The same is written to attend.json.
+        each with `name`, `title`, `kind`, `choices` and what `fovea.lens.attention.summarise` says; all but the first
+        also with `difference`, of its `objects` less the first one's, paired by scene. The same is written to
+        attend.json.
 
     Raises:
         FoveaError: a checkpoint that is none of these policies', or an unknown suite or task.
@@ -36,11 +38,11 @@ def run(config: AttendConfig) -> dict[str, Any]:
         job = bar.add_task("scenes", total=len(starts), completed=len(starts) - len(todo), note="")
         for moments in take_moments(todo, sizes, config.moments):
             start, shown, looks = moments[0].start, len(moments) // 2, []
-            for gaze in gazes:
+            for gaze, caption in zip(gazes, captions(gazes), strict=True):
                 maps = [gaze.look(moment.observations[gaze.image_size]) for moment in moments]
                 measured = [shares(moment, its) for moment, its in zip(moments, maps, strict=True)]
                 records.add(gaze.identity, start, measured, who=gaze.name)
-                looks.append((f"{gaze.title}, {gaze.kind}", maps[shown]))
+                looks.append((caption, maps[shown]))
             if start in sheets:
                 save_png(attention_sheet(moments[shown], looks, config.layers), sheets[start])
             bar.advance(job)
@@ -54,7 +56,7 @@ def run(config: AttendConfig) -> dict[str, Any]:
         "commit": current_commit(),
         "sheets": [str(path) for path in sheets.values()],
         "policies": [
-            {"name": gaze.name, "title": gaze.title, "kind": gaze.kind}
+            {"name": gaze.name, "title": gaze.title, "kind": gaze.kind, "choices": gaze.choices}
             | summarise(mine)
             | ({"difference": _difference(mine, scenes[0])} if number else {})
             for number, (gaze, mine) in enumerate(zip(gazes, scenes, strict=True))
@@ -62,6 +64,14 @@ def run(config: AttendConfig) -> dict[str, Any]:
     }
     write_json(config.out / "attend.json", result)
     return result
+
+
+def captions(gazes: Sequence[Gaze]) -> list[str]:
+    """What sheets call the policies; numbered, in the order of the command, where some would be called the same."""
+    found = [f"{gaze.title}, {gaze.choices}" for gaze in gazes]
+    if len(set(found)) == len(found):
+        return found
+    return [f"{number}: {caption}" for number, caption in enumerate(found, 1)]
 
 
 def _difference(mine: Any, first: Any) -> dict[str, Any]:
@@ -89,7 +99,7 @@ def table(result: dict[str, Any]) -> str:
     notes = []
     for policy in result["policies"]:
         area = policy["area"]
-        cells = [policy["name"], policy["kind"], _share(policy["vision"]), _share(policy["objects"])]
+        cells = [policy["name"], policy["choices"], _share(policy["vision"]), _share(policy["objects"])]
         cells += [f"{area['objects']:.1%}"]
         cells += [f"{policy[kind]['mean']:.1%} of {area[kind]:.1%}" for kind in ("target", "destination")]
         for camera in cameras:
