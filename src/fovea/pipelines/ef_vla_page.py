@@ -65,17 +65,21 @@ NARROW = (
 
 
 def _method_of_study(config: "EFVLAStudyConfig", data: dict[str, int]) -> list[str]:
-    from fovea.pipelines.ef_vla_study import EARLY, SHARED
+    from fovea.pipelines.ef_vla_study import EARLY, PARTLY, SHARED
     from fovea.pipelines.study_data import LIBERO_90
 
     rate = config.training("EF-VLA").learning_rate
     each = "One policy learns all suites." if config.together else "Every suite has a policy of its own."
+    partly = (
+        f"of libero_90 {len(LIBERO_90)} tasks, in the unseen ones' scenes or with their objects, "
+        f"{config.drawn_of_libero_90} a task from layouts drawn anew and {config.drawn} in which the objects are "
+        "spread over the table"
+    )
+    whole = f"{config.drawn} a task from layouts drawn anew and {config.official} from official initial states 0 to 29"
+    said = [whole] * (set(config.suites) != {PARTLY}) + [partly] * (PARTLY in config.suites)
     return [
-        f"{', '.join(config.suites)} (of libero_90 {len(LIBERO_90)} tasks, in the unseen ones' scenes or with their",
-        f"objects, {config.drawn_of_libero_90} drawn demonstrations each and {config.drawn} in which the objects are",
-        f"spread over the table). {each} {data['episodes']} demonstrations",
-        f"({data['frames']:,} frames) of the scripted expert, {config.drawn} a task from layouts drawn anew and",
-        f"{config.official} from official initial states 0 to 29. Every method: the same data, the shipped encoder",
+        f"{', '.join(config.suites)}. {each} {data['episodes']} demonstrations ({data['frames']:,} frames) of the",
+        f"scripted expert: {'; '.join(said)}. Every method: the same data, the shipped encoder",
         f"(frozen, 16 x 16 patches a camera), {config.steps:,} steps of 16 windows of 12 frames,",
         f"{SHARED['obs_stride']} steps from one to the next, learning rate {rate:g}, positions joined to values as",
         f"numbers of their own (`value_join={SHARED['value_join']}`), chunks of 12 actions of which",
