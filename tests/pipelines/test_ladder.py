@@ -382,6 +382,20 @@ def test_the_page_of_focus_vla_draws_the_curve_over_the_same_episodes(tmp_path):
     text = focus_page(study, {"demonstrations": {"episodes": 400, "frames": 40000}, "cells": cells})
     assert text.count(verdict) == 2  # by the seed that both have
     assert "| mixed, 2x2 pooling |" in text.partition("Fig. 4")[2].partition("## By suite")[0]
+    base = {**done[1], "method": "VLA-Adapter"}  # half of the episodes are won at the end
+    text = focus_page(study, {"demonstrations": {"episodes": 400, "frames": 40000}, "cells": [*cells, base]})
+    assert (
+        text.count("ends at 50% of the same episodes after 4,200 steps; FocusVLA is there after 2,100 (0.50")
+        == 2
+    )
+    better = {**done[0], "method": "VLA-Adapter"}
+    slower = {**done[1], "method": "FocusVLA"}
+    text = focus_page(
+        study, {"demonstrations": {"episodes": 400, "frames": 40000}, "cells": [slower, better]}
+    )
+    assert (
+        text.count("ends at 100% of the same episodes after 4,200 steps; FocusVLA does not reach that.") == 2
+    )
     assert (tmp_path / "page_curve.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fovea.data.files import atomic_write
-from fovea.evaluation.statistics import success_rate
+from fovea.evaluation.statistics import SuccessRate, success_rate
 from fovea.pipelines.focus_vla_study import BATCH, COMPARED, CONTROLS
 from fovea.pipelines.ladder_compare import compare, loss_and_success
 from fovea.pipelines.ladder_tables import (
@@ -147,18 +147,18 @@ def curves(
             if its:
                 points.append((step, success_rate(its)))
         if points:
-            shared = [
-                start for t in tests if t.step == config.checkpoints()[0] for start in map(vars, t.starts)
-            ]
-            last = [
-                r
-                for t in tests
-                if t.step is None
-                for r in records(done, method, t.name)
-                if r["start"] in shared
-            ]
-            found[method] = [*points, (config.steps, success_rate(last))]
+            found[method] = [*points, (config.steps, _at_the_end(config, done, method, chosen))]
     return found
+
+
+def _at_the_end(
+    config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]], method: str, suites: Sequence[str]
+) -> SuccessRate:
+    """How a method ends on the episodes that curves are of."""
+    tests = [test for test in config.tests() if test.name.partition(" after ")[0] in suites]
+    shared = [vars(start) for test in tests if test.step == config.checkpoints()[0] for start in test.starts]
+    ends = [r for test in tests if test.step is None for r in records(done, method, test.name)]
+    return success_rate([r for r in ends if r["start"] in shared])
 
 
 def draw(curve: dict[str, list[tuple[int, Any]]], path: Path) -> None:
@@ -208,7 +208,8 @@ def findings(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]]) -> l
         for name, tests in (together | (alone if (one, other) in AIMS else {})).items()
         if (compared := compare(done, one, other, tests))
     ]
-    said += [verdict for suite in suites if (verdict := convergence(config, done, suite))]
+    for verdict_of in (convergence, against_base):
+        said += [verdict for suite in suites if (verdict := verdict_of(config, done, suite))]
     return said + ([f"- {ranked}"] if (ranked := loss_and_success(done, suites)) else [])
 
 
@@ -231,3 +232,18 @@ def convergence(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]], s
         return f"{said}; FocusVLA does not reach it, so the aim (two thirds of the steps) is missed."
     met = "met" if reached / first <= FASTER else "missed"
     return f"{said}, FocusVLA's after {reached:,} ({reached / first:.2f} of them); the aim, two thirds, is {met}."
+
+
+def against_base(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]], suite: str) -> str | None:
+    """When FocusVLA is where VLA-Adapter base ends, of which nobody knows when it got there."""
+    ours, base = ({o["seed"] for o in done if o["method"] == name} for name in ("FocusVLA", "VLA-Adapter"))
+    shared = [o for o in done if o["seed"] in ours & base]
+    curve = curves(config, shared, [suite]).get("FocusVLA")
+    if not curve or not base:
+        return None
+    end = _at_the_end(config, shared, "VLA-Adapter", [suite])
+    reached = next((step for step, rate in curve if rate.rate >= end.rate), None)
+    said = f"- {suite}: VLA-Adapter, which has no curve, ends at {end.rate:.0%} of the same episodes after"
+    if reached is None:
+        return f"{said} {config.steps:,} steps; FocusVLA does not reach that."
+    return f"{said} {config.steps:,} steps; FocusVLA is there after {reached:,} ({reached / config.steps:.2f} of them)."
