@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from fovea.errors import FoveaError
 from fovea.nn import CrossAttention, Readouts, sincos_1d, sincos_2d
-from fovea.nn.positions import rotary_angles, rotate
+from fovea.nn.positions import rotary_angles, rotate, rotate_as_va
 from fovea.tokens import Tokens
 
 
@@ -72,6 +72,15 @@ def test_grid_positions_have_unit_norm_and_tell_neighbours_from_strangers():
     assert near > 0.8 > far
     rows = places.view(16, 16, 64)
     assert torch.equal(rows[0, :, 32:], rows[0, :1, 32:].expand(16, -1))  # the first row shares its y
+
+
+def test_a_rotation_by_a_large_angle_is_as_exact_as_its_precision_allows():
+    x = torch.randn(512, 64, generator=torch.Generator().manual_seed(0))
+    angles = rotary_angles(torch.arange(512), 64)
+    for turn in (rotate, rotate_as_va):
+        coarse = turn(x.bfloat16(), angles)
+        assert coarse.dtype == torch.bfloat16
+        assert (coarse.float() - turn(x, angles)).norm() / x.norm() < 0.01  # with rounded angles 0.1 and more
 
 
 def test_rotary_attention_sees_differences_of_steps_only():

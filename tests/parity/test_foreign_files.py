@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import save_file
 
 from fovea.cli import main
@@ -103,6 +104,21 @@ def test_the_mask_of_the_statistics_says_whether_the_last_action_is_a_gripper(tm
     told.write_text(statistics(14, mask=([True] * 6 + [False]) * 2))
     with pytest.raises(FoveaError, match=r"to leave out the last action or none, got \[True"):
         convert_vla_adapter(tmp_path / "public.safetensors", tmp_path / "p", n_heads=4)
+
+
+@pytest.mark.parametrize("gripper", [True, False])
+def test_narrow_ranges_of_public_weights_stay_narrow(tmp_path, gripper):
+    save_file(base_weights(), tmp_path / "public.safetensors")
+    edges = {"q01": [-0.02] * 8, "q99": [0.02] * 8}
+    action = {"q01": [-0.02] * 7, "q99": [0.02] * 7, "mask": [True] * 6 + [not gripper]}
+    told = json.dumps({"arm": {"proprio": edges, "action": action}})
+    (tmp_path / "dataset_statistics.json").write_text(told)
+    policy = convert_vla_adapter(tmp_path / "public.safetensors", tmp_path / "p", n_heads=4)
+    before, after = make_pre_post_processors(policy.config, pretrained_path=str(tmp_path / "p"))
+    seen = before({"observation.state": torch.full((1, 8), 0.02), "task": ["go"]})
+    assert torch.allclose(seen["observation.state"], torch.ones(1, 8), atol=1e-4)
+    played = after(torch.ones(1, 7))
+    assert torch.allclose(played[:, :6], torch.full((1, 6), 0.02), atol=1e-4)
 
 
 @pytest.mark.parametrize(

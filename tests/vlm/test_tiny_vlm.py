@@ -116,6 +116,19 @@ def test_pointing_marks_the_patches_that_the_encoder_finds_for_the_sentence(enco
     assert set(vlm.state_dict()) - set(plain.state_dict()) == {"pointing"}
 
 
+@torch.no_grad()
+def test_a_missing_camera_takes_nothing_from_pointing(encoder):
+    vlm = build(encoder, pointing=True, patch_pool=1)
+    patches = features(2)
+    mask = torch.ones(patches.shape[:2], dtype=torch.bool)
+    mask[0, 256:] = False
+    match = vlm.match(patches * mask[..., None], SENTENCES[:2], mask)
+    alone = vlm.match(patches[:1, :256], SENTENCES[:1])
+    assert torch.allclose(match[0, :256], alone[0], atol=1e-4)
+    assert not match[0, 256:].any()
+    assert torch.allclose(match[1], vlm.match(patches[1:], SENTENCES[1:2])[0], atol=1e-4)
+
+
 def test_everything_learns_but_the_encoder(encoder):
     vlm = build(encoder)
     states = vlm(features(), SENTENCES)

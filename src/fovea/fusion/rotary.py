@@ -34,5 +34,5 @@ class Rotary(nn.Module):
             return x
         if x.shape[-1] % 2:
             raise FoveaError(f"expected heads of even width for rotary positions, got {x.shape[-1]}")
-        angles = rotary_angles(torch.arange(x.shape[2], device=x.device), x.shape[-1]).to(x.dtype)
+        angles = rotary_angles(torch.arange(x.shape[2], device=x.device), x.shape[-1])
         return rotate(x, angles) if self.kind == "true" else rotate_as_va(x, angles)

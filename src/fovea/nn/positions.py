@@ -51,7 +51,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     direction is a convention that weights depend on.
     """
     first, second = x.chunk(2, dim=-1)
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)  # rounded last: an angle may be large
     return torch.cat([first * cos + second * sin, second * cos - first * sin], dim=-1)
 
 
@@ -63,4 +63,4 @@ def rotate_as_va(x: Tensor, angles: Tensor) -> Tensor:
     """
     doubled = torch.cat([angles, angles], dim=-1)
     partner = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
-    return x * doubled.cos() + partner * doubled.sin()
+    return x * doubled.cos().to(x.dtype) + partner * doubled.sin().to(x.dtype)

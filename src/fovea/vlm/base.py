@@ -66,7 +66,7 @@ class VLM(nn.Module, ABC):
         """Embeddings of the prompts (B, P, D) and which of them are real (B, P)."""
 
     @abstractmethod
-    def project(self, features: Tensor, instructions: list[str]) -> Tensor:
+    def project(self, features: Tensor, instructions: list[str], mask: Tensor | None = None) -> Tensor:
         """Raw features (B, M, R) -> what the language model reads (B, M, D)."""
 
     @abstractmethod
@@ -114,7 +114,7 @@ class VLM(nn.Module, ABC):
                 f"expected {len(features)} instructions, one a sample, got {len(sentences)}; repeat a shared one"
             )
         prompt, words = self.prompt(sentences, features.device)
-        patches = self.project(features, sentences)
+        patches = self.project(features, sentences, mask)
         sequence = Sequence.join(
             prompt.to(patches.dtype), words, patches, mask, self.action_queries, self.head
         )

@@ -137,17 +137,20 @@ class TinyVLM(VLM):
         values = self.joint(torch.stack([tokens.values for tokens in known]).to(self.word))
         return Tokens(values, torch.stack([tokens.mask for tokens in known]).to(values.device))
 
-    def project(self, features: Tensor, instructions: list[str]) -> Tensor:
+    def project(self, features: Tensor, instructions: list[str], mask: Tensor | None = None) -> Tensor:
         """(B, M, R) -> (B, M, D), with camera and place, and with `pointing` the match with the instruction."""
         where = self.camera[:, None] + self.place
         patches = self.joint(features) + where.flatten(0, 1)
         if self.pointing is None:
             return patches
-        return patches + self.match(features, instructions)[..., None] * self.pointing
+        return patches + self.match(features, instructions, mask)[..., None] * self.pointing
 
     @torch.no_grad()
-    def match(self, features: Tensor, instructions: list[str]) -> Tensor:
-        """Cosine of each patch (B, M, R) with its sentence, mean 0 and variance 1 over a sample's patches: (B, M)."""
+    def match(self, features: Tensor, instructions: list[str], mask: Tensor | None = None) -> Tensor:
+        """Cosine of each patch (B, M, R) with its sentence, mean 0 and variance 1 over a sample's patches: (B, M).
+
+        Patches that the mask (B, M) leaves out count for nothing, and have 0.
+        """
         new = [s for s in dict.fromkeys(instructions) if s not in self._directions]
         if len(self._directions) + len(new) > REMEMBERED_SENTENCES:
             self._directions.clear()
@@ -158,7 +161,11 @@ class TinyVLM(VLM):
             self._directions.update(zip(new, encoder.embed_text(new), strict=True))
         sentences = torch.stack([self._directions[s] for s in instructions]).to(features)
         cosine = (F.normalize(features, dim=-1) @ sentences[..., None])[..., 0]
-        return F.layer_norm(cosine, cosine.shape[-1:])
+        if mask is None or mask.all():
+            return F.layer_norm(cosine, cosine.shape[-1:])
+        count = mask.sum(1, keepdim=True).clamp(min=1)
+        centred = (cosine - (cosine * mask).sum(1, keepdim=True) / count) * mask
+        return centred * (centred.square().sum(1, keepdim=True) / count + 1e-5).rsqrt()
 
     def joint(self, tokens: Tensor) -> Tensor:
         """Tokens of the encoder (..., R) of any length, brought to unit variance -> (..., D)."""

@@ -19,8 +19,9 @@ class VLAAdapterConfig(VLMPolicyConfig):
     Args:
         variant: `base`: one key and one value projection for all tokens, no positions; `pro`: a pair for each of chunk,
             queries and vision, and rotary positions.
-        compat: reproduce the public weights: chunks begin at zeros, rotary positions are what the release computes, and
-            the blocks of pro hold the layer that nothing reads.
+        compat: reproduce the public weights: chunks begin at zeros, rotary positions are what the release computes, the
+            blocks of pro hold the layer that nothing reads, narrow ranges of states and actions are not widened, and
+            actions beyond q01 and q99 are played.
     """
 
     variant: Literal["base", "pro"] = "base"
@@ -43,6 +44,10 @@ class VLAAdapterConfig(VLMPolicyConfig):
         if self.compat:
             self.chunk_queries = "zeros"
         super().__post_init__()
+
+    @property
+    def as_released(self) -> bool:
+        return self.compat or super().as_released
 
     @property
     def film(self) -> bool:

@@ -215,6 +215,11 @@ class VLMPolicyConfig(PreTrainedConfig):
         """Decide what was left open until cameras and encoder are known."""
 
     @property
+    def as_released(self) -> bool:
+        """Whether numbers are scaled as VLA-Adapter's public code does: narrow ranges as they are, actions not cut."""
+        return self.gripper == "one_is_open"
+
+    @property
     def film(self) -> bool:
         """Whether blocks hold VLA-Adapter-Pro's unused layer."""
         return False

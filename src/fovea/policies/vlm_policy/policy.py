@@ -192,7 +192,8 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         """LeRobot: the whole chunk (B, H, A) for single frames."""
         self.eval()
         actions = self.predict(batch)
-        actions = actions.clamp(-1, 1) if self.config.clips("ACTION") else actions
+        if self.config.clips("ACTION") and not self.config.as_released:
+            actions = actions.clamp(-1, 1)
         if self.config.gripper == "as_is":
             return actions
         last = actions[..., -1:]

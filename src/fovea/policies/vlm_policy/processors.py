@@ -14,10 +14,14 @@ def make_processors(
     """Build LeRobot's default pipelines over quantiles (see `fovea.policies.statistics`).
 
     A gripper that is played as open or close stays -1 or +1. A dimension that hardly moves is not blown up, except for
-    public weights (`gripper=one_is_open`), which were trained so.
+    public weights, which were trained so.
     """
-    exact = "exact_" if config.gripper == "one_is_open" else ""
-    action = "action_quantiles" if config.gripper == "as_is" else "quantiles_but_gripper"
-    return make_adjusted_processors(
-        config, dataset_stats, {STATE: f"{exact}quantiles", ACTION: exact + action}
-    )
+    plain = config.gripper == "as_is"
+    if config.as_released:
+        rules = {
+            STATE: "exact_quantiles",
+            ACTION: "exact_quantiles" if plain else "exact_quantiles_but_gripper",
+        }
+    else:
+        rules = {STATE: "quantiles", ACTION: "action_quantiles" if plain else "quantiles_but_gripper"}
+    return make_adjusted_processors(config, dataset_stats, rules)
