@@ -60,14 +60,19 @@ def test_actions_from_zeros_and_from_a_given_latent(converted):
     assert torch.allclose(given, golden["out.actions_from_latent"], **TOLERANCE)
 
 
-def test_a_converted_policy_acts_on_states_from_its_batch(converted):
-    _, golden, policy, _ = converted
-    batch = {
+def given(golden):
+    """A batch that brings the states of a VLM that ran elsewhere."""
+    return {
         "observation.state": golden["in.proprio"].clamp(-1, 1),
         "observation.vlm.vision": golden["in.vision_states"][:, 1:],
         "observation.vlm.queries": golden["in.query_states"][:, 1:],
         "task": ["pick up the milk"] * 2,
     }
+
+
+def test_a_converted_policy_acts_on_states_from_its_batch(converted):
+    _, golden, policy, _ = converted
+    batch = given(golden)
     with torch.no_grad():
         expected = policy.model(states(golden), batch["observation.state"])
     played = torch.stack([policy.select_action(batch) for _ in range(8)], dim=1)
@@ -82,13 +87,7 @@ def test_a_converted_policy_goes_beyond_the_quantiles_as_the_release_does(conver
     bias = policy.model.head.linear.bias
     before = bias.clone()
     bias += 3.0
-    chunk = policy.predict_action_chunk(
-        {
-            "observation.state": golden["in.proprio"].clamp(-1, 1),
-            "observation.vlm.vision": golden["in.vision_states"][:, 1:],
-            "observation.vlm.queries": golden["in.query_states"][:, 1:],
-        }
-    )
+    chunk = policy.predict_action_chunk(given(golden))
     bias.copy_(before)
     assert (chunk[..., :-1] > 1).any()
 

@@ -31,6 +31,7 @@ def run(config: AttendConfig) -> dict[str, Any]:
     gazes = [load_gaze(checkpoint) for checkpoint in (config.checkpoint, *config.against)]
     sizes = [gaze.image_size for gaze in gazes]
     identities = [gaze.identity for gaze in gazes]
+    called = captions(gazes)
     sheets = sheet_paths(config.out, starts, config.sheets, [*identities, str(config.layers)])
     with locked(config.out / ".lock", wait=False), progress_bar(visible=not config.json) as bar:
         records = SceneRecords(config.out / "shares.jsonl", (RULES, max(sizes), config.moments))
@@ -38,7 +39,7 @@ def run(config: AttendConfig) -> dict[str, Any]:
         job = bar.add_task("scenes", total=len(starts), completed=len(starts) - len(todo), note="")
         for moments in take_moments(todo, sizes, config.moments):
             start, shown, looks = moments[0].start, len(moments) // 2, []
-            for gaze, caption in zip(gazes, captions(gazes), strict=True):
+            for gaze, caption in zip(gazes, called, strict=True):
                 maps = [gaze.look(moment.observations[gaze.image_size]) for moment in moments]
                 measured = [shares(moment, its) for moment, its in zip(moments, maps, strict=True)]
                 records.add(gaze.identity, start, measured, who=gaze.name)

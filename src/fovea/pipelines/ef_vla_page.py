@@ -76,7 +76,8 @@ def _method_of_study(config: "EFVLAStudyConfig", data: dict[str, int]) -> list[s
         "spread over the table"
     )
     whole = f"{config.drawn} a task from layouts drawn anew and {config.official} from official initial states 0 to 29"
-    said = [whole] * (set(config.suites) != {PARTLY}) + [partly] * (PARTLY in config.suites)
+    told = {whole: set(config.suites) != {PARTLY}, partly: PARTLY in config.suites}
+    said = [text for text, there in told.items() if there]
     return [
         f"{', '.join(config.suites)}. {each} {data['episodes']} demonstrations ({data['frames']:,} frames) of the",
         f"scripted expert: {'; '.join(said)}. Every method: the same data, the shipped encoder",

@@ -213,11 +213,20 @@ def findings(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]]) -> l
     return said + ([f"- {ranked}"] if (ranked := loss_and_success(done, suites)) else [])
 
 
+def _of_shared_seeds(done: Sequence[dict[str, Any]], named: Sequence[str]) -> list[dict[str, Any]]:
+    """What was trained with the seeds that all of these methods have."""
+    shared = set.intersection(*({o["seed"] for o in done if o["method"] == method} for method in named))
+    return [o for o in done if o["seed"] in shared]
+
+
+def _reaching(curve: Sequence[tuple[int, SuccessRate]], rate: float) -> int | None:
+    """The first step at which a curve is at a rate; None if it never is."""
+    return next((step for step, its in curve if its.rate >= rate), None)
+
+
 def convergence(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]], suite: str) -> str | None:
     """How much sooner FocusVLA is where VLA-Adapter-Pro gets at its best, over the seeds that both have."""
-    seeds = [{o["seed"] for o in done if o["method"] == method} for method in COMPARED]
-    shared = set.intersection(*seeds)
-    curve = curves(config, [o for o in done if o["seed"] in shared], [suite])
+    curve = curves(config, _of_shared_seeds(done, COMPARED), [suite])
     if not set(COMPARED) <= curve.keys():
         return None
     theirs, ours = (curve[method] for method in COMPARED)
@@ -226,7 +235,7 @@ def convergence(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]], s
         return (
             f"- {suite}: VLA-Adapter-Pro never succeeds on the curve, so nothing can be said about its pace."
         )
-    first, reached = (next((step for step, rate in c if rate.rate >= best), None) for c in (theirs, ours))
+    first, reached = (_reaching(its, best) for its in (theirs, ours))
     said = f"- {suite}: VLA-Adapter-Pro's best on the curve, {best:.0%}, comes after {first:,} steps"
     if reached is None or first is None:
         return f"{said}; FocusVLA does not reach it, so the aim (two thirds of the steps) is missed."
@@ -236,13 +245,12 @@ def convergence(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]], s
 
 def against_base(config: "FocusVLAStudyConfig", done: Sequence[dict[str, Any]], suite: str) -> str | None:
     """When FocusVLA is where VLA-Adapter base ends, of which nobody knows when it got there."""
-    ours, base = ({o["seed"] for o in done if o["method"] == name} for name in ("FocusVLA", "VLA-Adapter"))
-    shared = [o for o in done if o["seed"] in ours & base]
+    shared = _of_shared_seeds(done, ("FocusVLA", "VLA-Adapter"))
     curve = curves(config, shared, [suite]).get("FocusVLA")
-    if not curve or not base:
+    if not curve:
         return None
     end = _at_the_end(config, shared, "VLA-Adapter", [suite])
-    reached = next((step for step, rate in curve if rate.rate >= end.rate), None)
+    reached = _reaching(curve, end.rate)
     said = f"- {suite}: VLA-Adapter, which has no curve, ends at {end.rate:.0%} of the same episodes after"
     if reached is None:
         return f"{said} {config.steps:,} steps; FocusVLA does not reach that."

@@ -6,9 +6,8 @@ from typing import Any
 
 from fovea.evaluation.statistics import endings, grounding, success_rate
 from fovea.pipelines.ladder import release
-from fovea.pipelines.ladder_compare import caveat
+from fovea.pipelines.ladder_compare import Outcome, caveat
 
-Outcome = dict[str, Any]
 SLIDES_OFF = (3, 4)
 SHOWN = ("method", "group", "seed", "commit", "mujoco", "training", "seconds")
 NOTHING_CHOSEN = (

@@ -66,8 +66,8 @@ class VLM(nn.Module, ABC):
         """Embeddings of the prompts (B, P, D) and which of them are real (B, P)."""
 
     @abstractmethod
-    def project(self, features: Tensor, instructions: list[str], mask: Tensor | None = None) -> Tensor:
-        """Raw features (B, M, R) -> what the language model reads (B, M, D)."""
+    def project(self, features: Tensor, instructions: list[str], mask: Tensor | None) -> Tensor:
+        """Raw features (B, M, R), real where the mask (B, M) says so -> what the language model reads (B, M, D)."""
 
     @abstractmethod
     def run(self, sequence: Sequence) -> list[Tensor]:

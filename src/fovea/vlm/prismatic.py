@@ -88,7 +88,7 @@ class PrismaticVLM(VLM):
             self._prompts[instruction] = ids
         return self._prompts[instruction]
 
-    def project(self, features: Tensor, instructions: list[str], mask: Tensor | None = None) -> Tensor:
+    def project(self, features: Tensor, instructions: list[str], mask: Tensor | None) -> Tensor:
         """(B, M, R) -> (B, M, D); the instructions play no part."""
         return self.projector(features)
 

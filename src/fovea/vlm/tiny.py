@@ -137,7 +137,7 @@ class TinyVLM(VLM):
         values = self.joint(torch.stack([tokens.values for tokens in known]).to(self.word))
         return Tokens(values, torch.stack([tokens.mask for tokens in known]).to(values.device))
 
-    def project(self, features: Tensor, instructions: list[str], mask: Tensor | None = None) -> Tensor:
+    def project(self, features: Tensor, instructions: list[str], mask: Tensor | None) -> Tensor:
         """(B, M, R) -> (B, M, D), with camera and place, and with `pointing` the match with the instruction."""
         where = self.camera[:, None] + self.place
         patches = self.joint(features) + where.flatten(0, 1)
