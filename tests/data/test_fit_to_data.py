@@ -5,8 +5,9 @@ import json
 import pytest
 
 from fovea.data.dataset import open_dataset
+from fovea.data.files import locked
 from fovea.errors import FoveaError
-from fovea.pipelines.learn import fit_to_data, train_policy
+from fovea.pipelines.learn import fit_to_data, train_policy, trained_on
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 from fovea.policies.focus_vla.configuration_focus_vla import FocusVLAConfig
 from fovea.training.config import TrainConfig
@@ -85,6 +86,31 @@ def test_a_run_that_is_refused_leaves_the_record_of_the_one_before(dataset_copy,
     with pytest.raises(FoveaError, match=r"steps was 1, is 2"):
         train(2)
     assert (tmp_path / "run" / "data.json").read_text() == before
+
+
+def test_a_run_that_another_process_holds_keeps_its_record(dataset_copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("FOVEA_CACHE", str(tmp_path / "cache"))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "data.json").write_text("of the other process")
+    config = EFVLAConfig.preset("tiny", n_layers=1, device="cpu")
+    with locked(run / ".lock"), pytest.raises(FoveaError, match="another process is working"):
+        train_policy(dataset_copy, config, TrainConfig(steps=1, batch_size=2), run)
+    assert (run / "data.json").read_text() == "of the other process"
+
+
+def test_how_pictures_were_drawn_is_asked_of_the_run_alone(tmp_path):
+    folder = tmp_path / "run/checkpoints/000010/pretrained_model"
+    folder.mkdir(parents=True)
+    (tmp_path / "data.json").write_text('{"mine": 1}')  # of somebody else
+    assert trained_on(folder) is None
+    record = tmp_path / "run/data.json"
+    record.write_text('{"render": {"image_size": 128}}')
+    assert trained_on(folder) == trained_on(folder.parent) == {"image_size": 128}
+    for damaged, said in (("{", "is not JSON"), ("{}", "is damaged"), ("[]", "is damaged")):
+        record.write_text(damaged)
+        with pytest.raises(FoveaError, match=said):
+            trained_on(folder)
 
 
 def test_a_gripper_of_another_kind_is_refused_before_anything_is_cached(dataset_copy, tmp_path):

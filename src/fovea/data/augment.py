@@ -58,8 +58,8 @@ class Augmentation:
         for name in ("crop_scale", "crop_ratio", "contrast", "saturation"):
             pair = getattr(self, name)
             smallest = 0.0 if name in ("contrast", "saturation") else 1e-3
-            if len(pair) != 2 or not smallest <= pair[0] <= pair[1]:
-                raise FoveaError(f"{name}: expected two factors, the smaller one first, got {pair}")
+            if len(pair) != 2 or not smallest <= pair[0] <= pair[1] < math.inf:
+                raise FoveaError(f"{name}: expected two finite factors, the smaller one first, got {pair}")
         if self.crop_scale[1] > 1:
             raise FoveaError(f"crop_scale: expected shares of at most 1, got {self.crop_scale}")
         for name, largest in (("brightness", 1.0), ("hue", 0.5)):

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from fovea.data import keys
+from fovea.data.columns import read_tables, vectors
+from fovea.data.dataset_meta import episode_lines, read_info, read_sentences, read_stats
 from fovea.data.files import read_json, sha256_file
-from fovea.data.record import EPISODES, RECORD, SEAL, content_hashes, record_hash
+from fovea.data.record import RECORD, SEAL, content_hashes, record_hash
 from fovea.errors import FoveaError
 
 
@@ -73,61 +75,55 @@ class RecordedDataset:
         self.record = read_json(root / RECORD, "record") if (root / RECORD).is_file() else {}
         self._sound: set[str] = set()
         self._check_files()
-        info = read_json(root / "meta/info.json", "data set's meta/info.json")
-        version = str(info.get("codebase_version"))
-        if not version.startswith("v3"):
-            raise FoveaError(
-                f"{root} is a LeRobot data set {version}, expected v3.x; convert it with LeRobot"
-            )
-        for key in (*cameras, keys.STATE, keys.ACTION):
-            if key not in info["features"]:
-                raise FoveaError(
-                    f"{root} has no column {key!r}; it has {', '.join(sorted(info['features']))}"
-                )
-        for key in cameras:
-            if (kind := info["features"][key].get("dtype")) != "video":
-                raise FoveaError(
-                    f"expected the pictures of {root} as videos, got {key} as {kind}; record or convert the data set "
-                    "with videos, or train on it with lerobot-train"
-                )
-        self.fps = int(info["fps"])
+        info = read_info(root, cameras)
+        self.fps: float = info["fps"]
         self.picture_sizes = {key: _picture_size(info["features"][key], key, root) for key in cameras}
-        self.stats: dict[str, dict[str, list]] = read_json(root / "meta/stats.json", "data set's statistics")
         columns = [keys.STATE, keys.ACTION, "task_index", "episode_index", "frame_index"]
-        rows = _read_tables(sorted(root.glob("data/**/*.parquet")), root, columns)
-        self.state = _matrix(rows, keys.STATE, info, root)
-        self.action = _matrix(rows, keys.ACTION, info, root)
-        table = _read_tables(sorted(root.glob("meta/episodes/**/*.parquet")), root)
-        tasks = _read_tables([root / "meta/tasks.parquet"], root).to_pylist()
-        sentences = {row["task_index"]: row.get("task", row.get("__index_level_0__")) for row in tasks}
-        task_of_row = rows.column("task_index").to_numpy()
-        episode_of_row = rows.column("episode_index").to_numpy()
-        extra = _episode_lines(root)
+        rows = read_tables(sorted(root.glob("data/**/*.parquet")), root, columns)
+        self.state = vectors(rows, keys.STATE, info["features"][keys.STATE]["shape"][0], root)
+        self.action = vectors(rows, keys.ACTION, info["features"][keys.ACTION]["shape"][0], root)
+        sizes = {keys.STATE: self.state.shape[1], keys.ACTION: self.action.shape[1]}
+        self.stats: dict[str, dict[str, list]] = read_stats(root, sizes)
         self.episodes: list[EpisodeInfo] = []
         self._places: list[dict[str, _VideoPlace]] = []
+        self._read_episodes(info, rows)
+
+    def _read_episodes(self, info: dict[str, Any], rows: Any) -> None:
+        """What meta/episodes and the tables of rows say about each episode; both must say the same."""
+        root, extra, sentences = self.root, episode_lines(self.root), read_sentences(self.root)
+        task_of_row = rows.column("task_index").to_numpy()
+        episode_of_row = rows.column("episode_index").to_numpy()
         wanted = ["episode_index", "dataset_from_index", "dataset_to_index"]
         parts = ("chunk_index", "file_index", "from_timestamp")
-        wanted += [f"videos/{key}/{part}" for key in cameras for part in parts]
-        for row in sorted(table.select(wanted).to_pylist(), key=lambda row: row["episode_index"]):
+        wanted += [f"videos/{key}/{part}" for key in self.cameras for part in parts]
+        table = read_tables(sorted(root.glob("meta/episodes/**/*.parquet")), root, wanted)
+        for number, row in enumerate(sorted(table.to_pylist(), key=lambda row: row["episode_index"])):
             index, start, stop = (row[name] for name in wanted[:3])
+            if index != number:
+                raise FoveaError(
+                    f"{root}: expected episodes numbered 0, 1, 2 and so on in meta/episodes, got {index} in place of "
+                    f"{number}; lerobot-edit-dataset numbers them anew when it deletes episodes"
+                )
             if not (0 <= start < stop <= len(rows)) or (episode_of_row[start:stop] != index).any():
                 raise FoveaError(
                     f"{root}: episode {index} should be rows {start}..{stop - 1} of {len(rows)}, but the table holds "
                     "something else there; the data set is damaged, assemble it again"
                 )
-            line = extra.get(index, {})
-            self.episodes.append(
-                EpisodeInfo(
-                    index,
-                    start,
-                    stop,
-                    str(sentences[int(task_of_row[start])]),
-                    line.get("split", "train"),
-                    line.get("label_from", 0),
-                    line,
+            if (task := int(task_of_row[start])) not in sentences:
+                raise FoveaError(
+                    f"{root}: episode {index} has task number {task}, which meta/tasks.parquet does not know; the data "
+                    "set is damaged, assemble it again"
                 )
-            )
-            self._places.append({key: self._place(info["video_path"], key, row) for key in cameras})
+            line = extra.get(index, {})
+            label_from = line.get("label_from", 0)
+            if type(label_from) is not int or not 0 <= label_from < stop - start:
+                raise FoveaError(
+                    f"{root}: expected a label_from of episode {index} in 0..{stop - start - 1} (its steps), got "
+                    f"{label_from!r}; correct meta/fovea_episodes.jsonl or assemble the data set again"
+                )
+            split = line.get("split", "train")
+            self.episodes.append(EpisodeInfo(index, start, stop, sentences[task], split, label_from, line))
+            self._places.append({key: self._place(info["video_path"], key, row) for key in self.cameras})
 
     def __len__(self) -> int:
         return len(self.state)
@@ -182,7 +178,8 @@ class RecordedDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the contents of all data and video files.
+        """SHA-256 over the contents of all data and video files, and over which frames are an episode's where meta/ is
+        not sealed by its own record.
 
         Raises:
             FoveaError: if a file differs from what meta/fovea.json recorded when the data set was assembled.
@@ -194,6 +191,16 @@ class RecordedDataset:
                     f"{self.root / name} is damaged or was changed: its SHA-256 is {hashes.get(name)}, recorded was "
                     f"{expected}; restore it or assemble the data set again"
                 )
+        if "meta" not in self.record:
+            places = [
+                {
+                    key: [place.path.relative_to(self.root).as_posix(), place.first_frame]
+                    for key, place in its.items()
+                }
+                for its in self._places
+            ]
+            rows = [(episode.start, episode.stop) for episode in self.episodes]
+            hashes["episodes"] = json.dumps([self.fps, rows, places], sort_keys=True)
         return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
     def _check_files(self) -> None:
@@ -232,12 +239,20 @@ def open_dataset(root: str | Path, *, cameras: tuple[str, ...] = keys.IMAGES) ->
 
     Raises:
         FoveaError: if the folder is no such data set, a camera or column is missing, a table is damaged,
-            holds NaN, or has vectors of the wrong size.
+            holds NaN, or has vectors of the wrong size, or its metadata contradicts itself.
     """
     root = Path(root)
     if not (root / "meta/info.json").is_file():
         raise FoveaError(f"expected a LeRobot data set at {root} (a folder with meta/info.json), found none")
-    return RecordedDataset(root, cameras)
+    try:
+        return RecordedDataset(root, cameras)
+    except FoveaError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise FoveaError(
+            f"{root}: expected metadata as LeRobot v3 writes it, got something else ({type(error).__name__}: {error}); "
+            "record or convert the data set again"
+        ) from error
 
 
 def _picture_size(feature: dict[str, Any], key: str, root: Path) -> tuple[int, int]:
@@ -249,53 +264,3 @@ def _picture_size(feature: dict[str, Any], key: str, root: Path) -> tuple[int, i
     names = feature.get("names") or ("height", "width", "channels")
     sides = shape[1:] if str(names[0]).startswith("channel") else shape[:2]
     return sides[0], sides[1]
-
-
-def _read_tables(paths: list[Path], root: Path, columns: list[str] | None = None) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not paths:
-        raise FoveaError(f"{root} has no parquet tables under data/ or meta/episodes/; assemble it again")
-    tables = []
-    for path in paths:
-        try:
-            tables.append(pq.read_table(path, columns=columns))
-        except (pa.ArrowException, OSError) as error:
-            raise FoveaError(
-                f"{path} is truncated or damaged ({error}); assemble the data set again"
-            ) from error
-    return pa.concat_tables(tables)
-
-
-def _matrix(rows: Any, key: str, info: dict[str, Any], root: Path) -> np.ndarray:
-    """A vector column as (F, size) float32, checked against the declared size and for NaN."""
-    size = info["features"][key]["shape"][0]
-    values = rows.column(key).combine_chunks()
-    flat = values.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    if flat.size != len(rows) * size or (key == keys.ACTION and size != 7):
-        sizes = flat.size / max(len(rows), 1)
-        raise FoveaError(
-            f"{root}: expected {key} vectors of {7 if key == keys.ACTION else size}, got {sizes:g}"
-        )
-    matrix = flat.reshape(len(rows), size)
-    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
-    if bad.size:
-        episode = rows.column("episode_index")[int(bad[0])].as_py()
-        frame = rows.column("frame_index")[int(bad[0])].as_py()
-        raise FoveaError(
-            f"{root}: {key} is NaN or infinite in {bad.size} rows, first in episode {episode}, frame {frame}; "
-            "remove that episode"
-        )
-    return matrix
-
-
-def _episode_lines(root: Path) -> dict[int, dict[str, Any]]:
-    path = root / EPISODES
-    if not path.is_file():
-        return {}
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        return {int(line["episode_index"]): line for line in lines}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise FoveaError(f"{path} is damaged ({error!r}); assemble the data set again") from error

@@ -23,6 +23,8 @@ from fovea.data.files import cache_root, human_size, require_space
 from fovea.encoders.base import VisionEncoder
 from fovea.errors import FoveaError
 
+MOST_VIEWS = 10_000  # each is a cache of its own
+
 
 class FeatureViews:
     """The clean cache (view 0) and caches of the views 1..K.
@@ -112,10 +114,10 @@ def plan_views(
     """The caches that `build_views` would fill, clean one first; nothing is written.
 
     Raises:
-        FoveaError: the data set lacks a camera that is to be augmented, or `count` is negative.
+        FoveaError: the data set lacks a camera that is to be augmented, or `count` is out of range.
     """
-    if count < 0:
-        raise FoveaError(f"expected 0 or more augmented views, got {count}")
+    if not 0 <= count <= MOST_VIEWS:
+        raise FoveaError(f"expected 0 to {MOST_VIEWS:,} augmented views, got {count}")
     plan = [FeatureBuilder(encoder, dataset, root=root, batch_size=batch_size)]
     if not count:
         return plan

@@ -57,8 +57,8 @@ def append_line(path: str | Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
-def read_lines(path: Path, what: str, then: str) -> list[Any]:
-    """The values of a file of JSON lines, none where there is no file; a last line that a kill cut off is left out.
+def read_lines(path: Path, what: str, then: str) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, none where there is no file; a last line that a kill cut off is left out.
 
     Args:
         what: a line holds, for the message.
@@ -67,14 +67,16 @@ def read_lines(path: Path, what: str, then: str) -> list[Any]:
     Raises:
         FoveaError: another line is damaged.
     """
-    text = path.read_text() if path.exists() else ""
+    whole = path.read_bytes() if path.exists() else b""
     values = []
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
+    for number, line in enumerate(whole.splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
             break
         try:
             values.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            if not isinstance(values[-1], dict):
+                raise ValueError(f"a {type(values[-1]).__name__} in place of an object")
+        except ValueError as error:  # of JSON and of UTF-8 too
             raise FoveaError(
                 f"{path}, line {number}: expected {what}, it is damaged ({error}); delete that line, {then}"
             ) from error

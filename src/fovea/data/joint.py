@@ -84,7 +84,8 @@ class JointSource:
 
     def describe(self) -> dict[str, Any]:
         """JSON-able: what the windows are drawn from."""
-        return {"sources": [source.describe() for source in self.sources]}
+        sources = [source.describe() for source in self.sources]
+        return {"labels": [source.pop("labels") for source in sources], "sources": sources}
 
 
 def _present(windows: Sequence[Window]) -> list[int]:

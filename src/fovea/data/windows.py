@@ -8,6 +8,8 @@ LeRobot's own loader does, with `lead`): there the nearest real step is repeated
 Shapes: B windows, T steps of context, H horizon, C cameras, N patches, D width, S state, A action.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -174,9 +176,15 @@ class WindowSource:
             "features": self.features.about["identity"] if self.features else None,
             "variant": self._describe_views(),
             "episodes": [episode.index for episode in self.episodes],
+            "labels": self._labels(),
             "window": [self.context, self.horizon, self.lead, self.tail]
             + ([self.stride] if self.stride > 1 else []),
         }
+
+    def _labels(self) -> str:
+        """SHA-256 over what meta/ adds to the rows of the episodes: instructions, and from where on actions count."""
+        labels = [(episode.task, episode.label_from) for episode in self.episodes]
+        return hashlib.sha256(json.dumps(labels).encode()).hexdigest()
 
     def _describe_views(self) -> Any:
         if isinstance(self.features, FeatureViews) and self.features.count:

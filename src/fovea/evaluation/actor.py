@@ -15,8 +15,9 @@ import torch
 from safetensors import SafetensorError
 
 from fovea.data import keys
-from fovea.data.files import check_checksums, sha256_file
+from fovea.data.files import check_checksums, read_json, sha256_file
 from fovea.errors import FoveaError
+from fovea.evaluation.scaling import check_scaling
 
 Observation = dict[str, Any]
 
@@ -60,6 +61,7 @@ class Actor:
         check_checksums(folder)
         policy, before, after = _load_policy(folder, changes)
         _check_features(folder, policy.config, before)
+        check_scaling(folder, before, after)
         kind = Actor if hasattr(policy, "new_episode") else SelectActor
         return kind(policy, before, after, _identity(folder, changes))
 
@@ -198,6 +200,8 @@ def _load_policy(folder: Path, changes: dict[str, Any]) -> tuple[Any, Any, Any]:
     from lerobot.utils.import_utils import register_third_party_plugins
 
     register_third_party_plugins()  # ours, and whatever else is installed
+    if not isinstance(found := read_json(folder / "config.json", "policy's configuration"), dict):
+        raise FoveaError(f"expected a policy's configuration in {folder / 'config.json'}, got {found!r}")
     try:
         config = PreTrainedConfig.from_pretrained(folder)
         policy_class = get_policy_class(config.type)

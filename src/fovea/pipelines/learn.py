@@ -1,6 +1,5 @@
 """From a data set and a policy configuration to a trained policy, through the feature cache."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from fovea.data.augment import Augmentation
 from fovea.data.dataset import RecordedDataset, open_dataset
 from fovea.data.feature_build import build_features
 from fovea.data.feature_views import FeatureViews, build_views
-from fovea.data.files import write_json
+from fovea.data.files import read_json
 from fovea.data.joint import JointSource
 from fovea.data.keys import ACTION, STATE
 from fovea.data.pictures import GIGABYTE
@@ -25,7 +24,7 @@ from fovea.pipelines.policies import build_policy, build_processors, encoder_of
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 from fovea.policies.ef_vla.features_ef_vla import proprio_from_axis_angle
 from fovea.policies.vlm_policy.configuration import VLMPolicyConfig
-from fovea.training.checkpoint import last_checkpoint
+from fovea.training.checkpoint import CHECKPOINTS
 from fovea.training.ranks import claim_gpu, is_main_process
 from fovea.training.trainer import TrainConfig, TrainResult, train
 
@@ -88,10 +87,7 @@ def train_policy(
     for dataset in datasets:
         fit_to_data(policy_config, dataset)
     encoder = encoder_of(policy_config)
-    out.mkdir(parents=True, exist_ok=True)
-    record = record_of(datasets)
-    if last_checkpoint(out) is None:  # else it is a run that goes on, with the same data or not at all
-        write_json(out / DATA_RECORD, record)
+    records = {DATA_RECORD: record_of(datasets)}
     if isinstance(policy_config, EFVLAConfig) and policy_config.plays_libero:
         for dataset in datasets:
             dataset.action = commanded_poses(dataset.state, dataset.action)
@@ -127,7 +123,9 @@ def train_policy(
     training = windows("train")
     if training is None:
         raise FoveaError(f"expected at least one training episode in {data}, got none; check the split")
-    return train(train_config, policy, before, after, training, out, validation=windows("val"))
+    return train(
+        train_config, policy, before, after, training, out, validation=windows("val"), records=records
+    )
 
 
 def fit_to_data(config: EFVLAConfig | VLMPolicyConfig, dataset: RecordedDataset) -> None:
@@ -189,11 +187,22 @@ def record_of(datasets: Sequence[RecordedDataset]) -> dict[str, Any]:
 
 
 def trained_on(checkpoint: Path) -> dict[str, Any] | None:
-    """Render settings of the data that a checkpoint learned from, where its run kept them."""
-    for folder in checkpoint.resolve().parents:
-        if (folder / DATA_RECORD).is_file():
-            return json.loads((folder / DATA_RECORD).read_text())["render"]
-    return None
+    """Render settings of the data that a checkpoint learned from, where its run kept them.
+
+    Raises:
+        FoveaError: the run's record of its data is damaged.
+    """
+    runs = (folder.parent for folder in checkpoint.resolve().parents if folder.name == CHECKPOINTS)
+    path = next((run / DATA_RECORD for run in runs if (run / DATA_RECORD).is_file()), None)
+    if path is None:
+        return None
+    record = read_json(path, "record of a run's data")
+    render = record.get("render", False) if isinstance(record, dict) else False
+    if not (render is None or isinstance(render, dict)):
+        raise FoveaError(
+            f"{path} is damaged: it should say how pictures were drawn (render); restore or delete it"
+        )
+    return render
 
 
 def cache_features(data: Path, encoder: VisionEncoder, workers: int = 2) -> None:

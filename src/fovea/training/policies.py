@@ -1,5 +1,7 @@
-"""What the trainer asks of a policy: its configuration for the recipe, its parameters in groups."""
+"""What the trainer asks of a policy: its configuration and scaling for the recipe, its parameters in groups."""
 
+import hashlib
+import json
 from typing import Any
 
 import draccus
@@ -13,6 +15,17 @@ def describe_policy(config: PreTrainedConfig) -> dict[str, Any]:
     """A policy's type and configuration, but for where it runs and where it is uploaded."""
     fields = {name: value for name, value in draccus.encode(config).items() if name not in _FREE}
     return {"type": config.type, **fields}
+
+
+def scaling(*pipelines: Any) -> str:
+    """SHA-256 over the statistics by which LeRobot's processors scale states and actions, to six digits."""
+    numbers = [
+        [name, [f"{number:.5e}" for number in tensor.flatten().tolist()]]
+        for pipeline in pipelines
+        for step in getattr(pipeline, "steps", ())
+        for name, tensor in sorted(step.state_dict().items())
+    ]
+    return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
 
 
 def parameter_groups(policy: PreTrainedPolicy, weight_decay: float) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
-from fovea.data.files import locked, require_space
+from fovea.data.files import locked, require_space, write_json
 from fovea.data.windows import Window
 from fovea.errors import FoveaError
 from fovea.heap import keep_freed_memory
@@ -39,7 +39,7 @@ from fovea.training.config import TrainConfig, TrainResult
 from fovea.training.ema import WeightAverage
 from fovea.training.faults import not_finite_error
 from fovea.training.metrics import Means, MetricsFile, draw_learning_curve, read_metrics
-from fovea.training.policies import describe_policy, parameter_groups
+from fovea.training.policies import describe_policy, parameter_groups, scaling
 from fovea.training.ranks import Ranks, current_gpu
 from fovea.training.schedule import ema_decay, learning_rate
 
@@ -69,6 +69,7 @@ def train(
     output_dir: str | Path,
     *,
     validation: Source | None = None,
+    records: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> TrainResult:
     """Train `policy`, or go on with the run that `output_dir` holds.
@@ -83,13 +84,14 @@ def train(
         source: training windows.
         output_dir: gets checkpoints/, metrics.jsonl and learning_curve.png.
         validation: windows of episodes that are not trained on.
+        records: JSON files that the folder gets when its run begins, by name.
 
     Raises:
         FoveaError: if the folder holds a run with other settings, a checkpoint is damaged, the disk is full, another
             process trains there, or the loss or a gradient is not finite (the message names episode and frames).
     """
-    run = _Run(config, policy, preprocessor, postprocessor, source, Path(output_dir), validation, progress)
-    return run.go()
+    out, files = Path(output_dir), records or {}
+    return _Run(config, policy, preprocessor, postprocessor, source, out, validation, files, progress).go()
 
 
 @dataclass
@@ -101,6 +103,7 @@ class _Run:
     source: Source
     output_dir: Path
     validation: Source | None
+    records: Mapping[str, Any]
     progress: bool
     ranks: Ranks = field(init=False)
     state: TrainingState = field(init=False)
@@ -135,6 +138,7 @@ class _Run:
             **config.recipe(),
             "policy": describe_policy(self.policy.config),
             "data": self.source.describe(),
+            "scaling": scaling(self.preprocessor, self.postprocessor),
         }
         first, seconds, means = self._resume()
         metrics = MetricsFile(self.output_dir / "metrics.jsonl", first) if main else None
@@ -163,6 +167,8 @@ class _Run:
     def _resume(self) -> tuple[int, float, Means]:
         folder = last_checkpoint(self.output_dir)
         if folder is None:
+            for name, record in self.records.items() if self.ranks.main else ():
+                write_json(self.output_dir / name, record)
             return 0, 0.0, Means()
         saved = load_progress(folder)
         check_recipe(folder, saved["recipe"], self.recipe, self._defaults())
@@ -171,7 +177,8 @@ class _Run:
 
     def _defaults(self) -> dict[str, Any]:
         """A recipe's settings where nobody chose: what a run from before a setting existed was made with."""
-        return {**TrainConfig().recipe(), "policy": describe_policy(type(self.policy.config)())}
+        untold = {"scaling": self.recipe["scaling"], "data": {"labels": self.recipe["data"].get("labels")}}
+        return {**TrainConfig().recipe(), "policy": describe_policy(type(self.policy.config)()), **untold}
 
     def _batches(self, first: int) -> Iterator[tuple[int, list[Window], dict[str, Any]]]:
         """(step, windows, preprocessed batch) from `first` on, prepared ahead in a thread."""
