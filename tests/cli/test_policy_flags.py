@@ -126,3 +126,33 @@ def test_describe_says_what_it_wants(capsys, tmp_path):
     assert "config.json" in capsys.readouterr().err
     assert main(["describe"]) == 2
     assert "--name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["--policy.type", "--policy.type=", "--preset --steps 3", "--out=", "--config_path"]
+)
+def test_a_flag_without_its_value_is_refused(line):
+    with pytest.raises(FoveaError, match=rf"{line.split()[0].rstrip('=')} needs a value, as in"):
+        train(line)
+
+
+def test_a_file_that_gives_the_policy_as_one_value_is_refused(tmp_path):
+    file = tmp_path / "train.yaml"
+    file.write_text("policy: 3\n")
+    with pytest.raises(FoveaError, match="expected the policy's settings by name"):
+        train(f"--config_path {file}")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--seed 99999999999999999999", "expected seed below"),
+        ("--threads 100000", "expected threads of 1 to 1024"),
+        ("--picture_memory 1e300", "picture_memory: expected 0 or more"),
+        ("--augment.contrast 0.8,inf", "contrast: expected two finite factors"),
+        ("--augment.crop_ratio 0.9,inf", "crop_ratio: expected two finite factors"),
+    ],
+)
+def test_numbers_that_nothing_can_be_done_with_are_refused(line, said):
+    with pytest.raises(FoveaError, match=said):
+        train(line)

@@ -259,6 +259,104 @@ def test_a_setting_that_is_newer_than_the_run_had_its_default(tmp_path):
         run(tmp_path, steps=10, final_learning_rate=0.5)
 
 
+def rewrite_state(folder, change):
+    """Change the tensors of a training state whose checksums are gone."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "training_state/state.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+    (folder / "training_state/checksums.json").unlink(missing_ok=True)
+
+
+def first(tensors, prefix):
+    return next(name for name in sorted(tensors) if name.startswith(prefix) and tensors[name].ndim > 1)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "change", "said"),
+    [
+        (
+            "optimizer.exp_avg.",
+            lambda tensor: tensor[:1],
+            r"exp_avg: expected \S+ of shape \(.*\), got \(1, ",
+        ),
+        ("average.", lambda tensor: tensor[:1], r"average: expected \S+ of shape \(.*\), got \(1, "),
+        ("optimizer.exp_avg.", None, r"expected \d+ tensors, found \d+"),
+    ],
+)
+def test_a_training_state_with_damaged_tensors_is_refused(prefix, change, said, tmp_path):
+    whole = run(tmp_path, steps=10)
+
+    def damage(tensors):
+        name = first(tensors, prefix)
+        if change is None:
+            del tensors[name]
+        else:
+            tensors[name] = change(tensors[name]).contiguous()
+
+    rewrite_state(whole.checkpoint, damage)
+    with pytest.raises(FoveaError, match=rf"cannot go on from .*{said}"):
+        run(tmp_path, steps=10)
+
+
+def test_a_training_state_without_moments_is_refused_even_if_nothing_says_how_many_there_were(tmp_path):
+    whole = run(tmp_path, steps=10)
+
+    def forget(tensors):
+        for name in [name for name in tensors if name.startswith("optimizer.")]:
+            del tensors[name]
+
+    rewrite_state(whole.checkpoint, forget)
+    path = whole.checkpoint / "training_state/state.json"
+    state = json.loads(path.read_text())
+    del state["tensors"]  # as in earlier versions
+    path.write_text(json.dumps(state))
+    with pytest.raises(FoveaError, match="the optimiser's moments are missing"):
+        run(tmp_path, steps=10)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"step": "ten"}'])
+def test_a_state_file_that_lacks_something_is_refused(content, tmp_path):
+    whole = run(tmp_path, steps=10)
+    (whole.checkpoint / "training_state/state.json").write_text(content)
+    (whole.checkpoint / "training_state/checksums.json").unlink()
+    with pytest.raises(FoveaError, match=r"state.json is damaged: it lacks step"):
+        run(tmp_path, steps=10)
+
+
+def test_a_copy_of_a_checkpoint_beside_it_is_no_checkpoint(tmp_path):
+    whole = run(tmp_path, steps=10)
+    copy = shutil.copytree(whole.checkpoint, whole.checkpoint.with_name("000010.bak"))
+    (tmp_path / "checkpoints/last").unlink()
+    assert last_checkpoint(tmp_path) == whole.checkpoint
+    run(tmp_path / "other", steps=10)
+    shutil.copytree(copy, tmp_path / "other/checkpoints/000004 (copy)")
+    shutil.rmtree(tmp_path / "other/checkpoints/000010")
+    (tmp_path / "other/checkpoints/last").unlink()
+    assert run(tmp_path / "other", steps=10).resumed_from == 0
+    assert (tmp_path / "other/checkpoints/000004 (copy)/training_state/state.json").is_file()
+
+
+def test_other_statistics_are_another_run(tmp_path):
+    run(tmp_path, steps=10)
+    with pytest.raises(FoveaError, match=r"was started differently: scaling was"):
+        run(tmp_path, steps=10, processors=toy_processors(toy_policy(), mean=1.0))
+
+
+@pytest.mark.parametrize("line", [b"{broken", b"[1]", b"{}", b"\xff\xfe"])
+def test_a_damaged_report_is_named_and_what_follows_it_is_kept(line, tmp_path):
+    result = run(tmp_path, steps=10)
+    whole = result.metrics.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    damaged = b"".join([lines[0], line + b"\n", *lines[1:]])
+    result.metrics.write_bytes(damaged)
+    with pytest.raises(FoveaError, match=r"metrics.jsonl, line 2: expected a report"):
+        run(tmp_path, steps=10)
+    assert result.metrics.read_bytes() == damaged
+
+
 def test_one_folder_is_trained_in_by_one_process(tmp_path):
     with locked(tmp_path / ".lock"), pytest.raises(FoveaError, match="another process is working"):
         run(tmp_path, steps=10)

@@ -157,12 +157,12 @@ def seeing_source(kind, cache, delay=0.0):
     return WindowSource(dataset, views, **sizes)
 
 
-def toy_processors(policy):
-    stats = {"observation.state": {"mean": np.zeros(8, np.float32), "std": np.full(8, 2, np.float32)}}
+def toy_processors(policy, mean=0.0):
+    stats = {"observation.state": {"mean": np.full(8, mean, np.float32), "std": np.full(8, 2, np.float32)}}
     return make_default_pre_post_processors(policy.config, stats)
 
 
-def run(folder, *, source=None, policy=None, validation=True, **changes):
+def run(folder, *, source=None, policy=None, processors=None, validation=True, **changes):
     """Train the toy; changes go to the configuration."""
     policy = policy or toy_policy()
     settings = {"steps": 40, "batch_size": 8, "save_every": 10, "log_every": 1, "validate_every": 8} | changes
@@ -175,7 +175,7 @@ def run(folder, *, source=None, policy=None, validation=True, **changes):
     return train(
         TrainConfig(**settings),
         policy,
-        *toy_processors(policy),
+        *(processors or toy_processors(policy)),
         source or toy_source(),
         folder,
         validation=toy_source("val") if validation else None,

@@ -112,6 +112,8 @@ def _tidy(
                 value = "true"
             else:
                 raise FoveaError(f"{program}: {flag} needs a value, as in `{flag} {_example(hint)}`")
+        if not value and is_path(hint):  # which would be the folder one stands in
+            raise FoveaError(f"{program}: {flag} needs a value, as in `{flag} {_example(Path)}`")
         out += [f"{flag}={_value(value, hint)}"]
     return out
 
@@ -136,6 +138,11 @@ def is_bool(hint: Any) -> bool:
     """Whether a flag of this type is a switch: a bool, or one that may be left open."""
     members = typing.get_args(hint) if typing.get_origin(hint) is types.UnionType else (hint,)
     return bool in members
+
+
+def is_path(hint: Any) -> bool:
+    """Whether a flag of this type is a file or a folder."""
+    return Path in (typing.get_args(hint) or (hint,)) and not is_list(hint)
 
 
 def is_list(hint: Any) -> bool:

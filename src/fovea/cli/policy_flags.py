@@ -39,9 +39,9 @@ class PolicyFlags:
         """
         from fovea.pipelines.policies import config_class
 
-        name, rest = _take(list(words), TYPE)
+        name, rest = _take(list(words), TYPE, "focus_vla")
         kind = config_class(name or "ef_vla")
-        preset, _ = _take(list(words), PRESET)
+        preset, _ = _take(list(words), PRESET, "tiny")
         try:
             start = kind.preset(preset or cls.preset)
         except FoveaError as error:
@@ -50,7 +50,7 @@ class PolicyFlags:
         entry = ("policy", policy, field(default_factory=policy))
         flags = (word.partition("=")[0] for word in rest if word.startswith(PREFIX))
         named = {flag.removeprefix(PREFIX).replace("-", "_") for flag in flags}
-        file, _ = _take(list(words), "--config_path")
+        file, _ = _take(list(words), "--config_path", "train.yaml")
         named |= set(_named_in(file)) if file else set()
         space = {
             "START": start,
@@ -83,21 +83,31 @@ class PolicyFlags:
         return changes
 
 
-def _take(words: list[str], flag: str) -> tuple[str | None, list[str]]:
-    """The value of a flag, the last one if given twice, and the words without it."""
+def _take(words: list[str], flag: str, example: str) -> tuple[str | None, list[str]]:
+    """The value of a flag, the last one if given twice, and the words without it.
+
+    Raises:
+        FoveaError: the flag has no value.
+    """
     value, rest = None, []
     left = iter(words)
     for word in left:
         name, has_value, given = word.partition("=")
         if name == flag:
             value = given if has_value else next(left, "")
+            if not value or value.startswith("--"):
+                raise FoveaError(f"{flag} needs a value, as in `{flag} {example}`")
         else:
             rest.append(word)
     return value, rest
 
 
 def _named_in(file: str) -> Iterator[str]:
-    """Fields of the policy that a configuration file names; what is wrong with a file is said by who reads it."""
+    """Fields of the policy that a configuration file names; what else is wrong with a file is said by who reads it.
+
+    Raises:
+        FoveaError: the file gives the policy as a single value.
+    """
     import yaml
 
     def names(tree: Any, inside: str) -> Iterator[str]:
@@ -109,7 +119,10 @@ def _named_in(file: str) -> Iterator[str]:
         tree = yaml.safe_load(Path(file).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return
-    yield from names(tree.get("policy") if isinstance(tree, dict) else None, "")
+    policy = tree.get("policy") if isinstance(tree, dict) else None
+    if not (policy is None or isinstance(policy, dict)):
+        raise FoveaError(f"expected the policy's settings by name under `policy` in {file}, got {policy!r}")
+    yield from names(policy, "")
 
 
 def _with_defaults(start: Any) -> type:

@@ -9,6 +9,8 @@ from fovea.data.pictures import GIGABYTE
 from fovea.errors import FoveaError
 from fovea.training.trainer import TrainConfig
 
+MOST_MEMORY = 1_000_000  # GB
+
 
 @dataclass(kw_only=True)
 class Config(TrainConfig, PolicyFlags):
@@ -35,10 +37,10 @@ class Config(TrainConfig, PolicyFlags):
         super().__post_init__()
         if self.workers < 1:
             raise FoveaError(f"workers: expected at least 1, got {self.workers}")
-        if self.variants < 0 or self.picture_memory < 0:
+        if self.variants < 0 or not 0 <= self.picture_memory <= MOST_MEMORY:
             raise FoveaError(
-                "variants and picture_memory: expected 0 or more, got "
-                f"{self.variants} and {self.picture_memory}"
+                f"variants and picture_memory: expected 0 or more (GB, at most {MOST_MEMORY:,}), got {self.variants} "
+                f"and {self.picture_memory}"
             )
 
 

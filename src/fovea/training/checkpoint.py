@@ -26,9 +26,10 @@ from torch import Tensor
 
 from fovea.data.files import check_checksums, flat, full_disk_named, read_json, write_checksums, write_json
 from fovea.errors import FoveaError
-from fovea.training.ema import WeightAverage
+from fovea.training.ema import WeightAverage, check_like
 
 CHECKPOINTS, LAST = "checkpoints", "last"
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW keeps for every parameter that had a gradient
 MODEL, STATE = "pretrained_model", "training_state"
 _REMEDY = "delete {folder} and point checkpoints/last elsewhere, or start anew in another folder"
 
@@ -59,7 +60,7 @@ class TrainingState:
         """Restore what `tensors` gave.
 
         Raises:
-            RuntimeError, KeyError: if the tensors are of another policy.
+            RuntimeError, KeyError, ValueError: if the tensors are of another policy, or not all of one.
         """
         parts: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimizer": {}}
         for name, value in tensors.items():
@@ -68,13 +69,21 @@ class TrainingState:
         self.policy.load_state_dict(parts["weights"], strict=True)
         self.average.load(parts["average"])
         parameters = dict(self.policy.named_parameters())
-        self.optimizer.state.clear()
+        moments: dict[str, dict[str, Tensor]] = {moment: {} for moment in MOMENTS}
         for name, value in parts["optimizer"].items():
             moment, parameter_name = name.split(".", 1)
-            parameter = parameters[parameter_name]
-            self.optimizer.state[parameter][moment] = value.to(
-                parameter.device
-            )  # fused: the step count as well
+            moments[moment][parameter_name] = value
+        moved = {name: parameters[name].detach() for name in moments[MOMENTS[0]]}
+        if not moved:
+            raise RuntimeError("the optimiser's moments are missing")
+        for moment, values in moments.items():
+            check_like(
+                moment, values, moved if moment != "step" else {name: torch.tensor(0.0) for name in moved}
+            )
+        self.optimizer.state.clear()
+        for moment, values in moments.items():
+            for name, value in values.items():  # fused: the step count lies with the parameter as well
+                self.optimizer.state[parameters[name]][moment] = value.to(parameters[name].device)
 
 
 def save_checkpoint(
@@ -104,8 +113,10 @@ def save_checkpoint(
                 state.policy.save_pretrained(temporary / MODEL)
             for processor in (preprocessor, postprocessor):
                 processor.save_pretrained(temporary / MODEL)
-            save_file(state.tensors(), temporary / STATE / "state.safetensors")
-            write_json(temporary / STATE / "state.json", {"step": step, **progress})
+            tensors = state.tensors()
+            save_file(tensors, temporary / STATE / "state.safetensors")
+            rest = {"step": step, "tensors": len(tensors), **progress}
+            write_json(temporary / STATE / "state.json", rest)
             write_json(temporary / STATE / "training_step.json", {"step": step})  # LeRobot's name
             for part in (MODEL, STATE):
                 write_checksums(temporary / part)
@@ -123,10 +134,15 @@ def save_checkpoint(
     if last.is_dir() and not last.is_symlink():  # a copy of the run that followed links
         shutil.rmtree(last)
     os.replace(link, last)
-    for other in folder.parent.glob("[0-9]*"):
+    for other in _numbered(folder.parent):
         if other != folder:
             shutil.rmtree(other / STATE, ignore_errors=True)
     return folder
+
+
+def _numbered(checkpoints: Path) -> list[Path]:
+    """The folders of checkpoints, not a copy of one that somebody put beside them ("000500.bak")."""
+    return [folder for folder in checkpoints.glob("[0-9]*") if folder.name.isdecimal()]
 
 
 @contextmanager
@@ -154,7 +170,7 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
     link = Path(output_dir) / CHECKPOINTS / LAST
     if link.is_symlink() and link.exists():
         return link.resolve()
-    whole = [folder for folder in link.parent.glob("[0-9]*") if (folder / STATE).is_dir()]
+    whole = [folder for folder in _numbered(link.parent) if (folder / STATE).is_dir()]
     if whole:
         return max(whole, key=lambda folder: int(folder.name)).resolve()
     return link.resolve() if link.exists() else None
@@ -168,7 +184,12 @@ def load_progress(folder: Path) -> dict[str, Any]:
     """
     try:
         check_checksums(folder / STATE)
-        return read_json(folder / STATE / "state.json", "training state")
+        path = folder / STATE / "state.json"
+        progress = read_json(path, "training state")
+        for name, kind in (("step", int), ("recipe", dict), ("means", dict), ("seconds", int | float)):
+            if not isinstance(progress, dict) or not isinstance(progress.get(name), kind):
+                raise FoveaError(f"{path} is damaged: it lacks {name}")
+        return progress
     except FoveaError as error:
         raise FoveaError(f"cannot go on from {folder}: {error}; {_REMEDY.format(folder=folder)}") from error
 
@@ -180,9 +201,13 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
         FoveaError: if the file is missing, damaged, or of another policy.
     """
     path = folder / STATE / "state.safetensors"
+    expected = load_progress(folder).get("tensors")  # runs of earlier versions do not say
     try:
-        state.load(load_file(path))
-    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
+        tensors = load_file(path)
+        if expected not in (None, len(tensors)):
+            raise ValueError(f"expected {expected} tensors, found {len(tensors)}")
+        state.load(tensors)
+    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
         raise FoveaError(f"cannot go on from {path} ({error}); {_REMEDY.format(folder=folder)}") from error
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from fovea.errors import FoveaError
 from fovea.policies.checked import check_finite
 
+MOST_THREADS = 1024  # with many more torch crashes
+
 
 @dataclass
 class TrainConfig:
@@ -70,8 +72,10 @@ class TrainConfig:
         for name in ("seed", "weight_decay", "final_learning_rate"):
             if not getattr(self, name) >= 0:
                 raise FoveaError(f"expected {name} of at least 0, got {getattr(self, name)}")
-        if self.threads is not None and self.threads < 1:
-            raise FoveaError(f"expected threads of at least 1, got {self.threads}")
+        if self.seed >= 2**63:  # what torch takes
+            raise FoveaError(f"expected seed below 2^63, got {self.seed}")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise FoveaError(f"expected threads of 1 to {MOST_THREADS}, got {self.threads}")
         if not 0 <= self.ema_decay < 1:
             raise FoveaError(f"expected ema_decay in [0, 1), got {self.ema_decay}")
 

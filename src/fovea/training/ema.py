@@ -1,10 +1,25 @@
 """The exponential moving average of a policy's weights, which acts better than the weights themselves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+
+def check_like(what: str, values: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse saved tensors whose names or shapes are not those of the tensors they are meant for.
+
+    Raises:
+        RuntimeError: names the first that differ.
+    """
+    if different := sorted(values.keys() ^ expected.keys()):
+        raise RuntimeError(f"{what}: missing or unknown {', '.join(different[:3])}")
+    for name, value in values.items():
+        if value.shape != expected[name].shape:
+            raise RuntimeError(
+                f"{what}: expected {name} of shape {tuple(expected[name].shape)}, got {tuple(value.shape)}"
+            )
 
 
 class WeightAverage:
@@ -21,7 +36,12 @@ class WeightAverage:
 
     @torch.no_grad()
     def load(self, values: dict[str, Tensor]) -> None:
-        """Restore a saved average; names must be the same."""
+        """Restore a saved average.
+
+        Raises:
+            RuntimeError: it is of other parameters.
+        """
+        check_like("average", values, self.values)
         for name, value in self.values.items():
             value.copy_(values[name])
 

@@ -6,7 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from fovea.data.files import atomic_write, full_disk_named
+from fovea.data.files import atomic_write, full_disk_named, read_lines
+from fovea.errors import FoveaError
 
 
 class Means:
@@ -22,8 +23,8 @@ class Means:
             self._sums[name][1] += weight
 
     def take(self) -> dict[str, float]:
-        """The means; starts anew."""
-        means = {name: total / weight for name, (total, weight) in self._sums.items()}
+        """The means of what had any weight; starts anew."""
+        means = {name: total / weight for name, (total, weight) in self._sums.items() if weight}
         self._sums.clear()
         return means
 
@@ -52,13 +53,18 @@ class MetricsFile:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """All reports; a half-written last line is left out."""
-    path, entries = Path(path), []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    """All reports; a half-written last line is left out.
+
+    Raises:
+        FoveaError: another line is damaged.
+    """
+    path = Path(path)
+    entries = read_lines(path, "a report of the training", "and its numbers are missing in the curve")
+    for number, entry in enumerate(entries, start=1):
+        if type(entry.get("step")) is not int:
+            raise FoveaError(
+                f"{path}, line {number}: expected a report with its step, got {entry}; delete that line"
+            )
     return entries
 
 
