@@ -273,6 +273,11 @@ def test_the_page_says_what_ran_and_which_aims_were_missed(config):
     assert "the aim of 90% is missed" in text
     assert "80% against 10% in the same 10 episodes; 7 were won by EF-VLA alone, 0 by LF-VLA alone" in text
     assert "(p = 0.016)" in text
+    assert "the aim of 2 times LF-VLA" not in text  # LF-VLA has not played the unseen tasks
+    for late, reached in ((3, "met"), (4, "missed")):
+        both = [outcome("EF-VLA", 0, 6, 10, "fovea_unseen"), outcome("LF-VLA", 0, late, 10, "fovea_unseen")]
+        text = page(config, {"demonstrations": {"episodes": 600, "frames": 57000}, "cells": both})
+        assert f"LF-VLA {late} of the same 10 episodes; the aim of 2 times LF-VLA is {reached}." in text
     empty = page(config, {"demonstrations": {"episodes": 600, "frames": 57000}, "cells": []})
     assert "Nothing was measured yet." in empty
     assert "Nothing can be compared yet." in ending_of(done, [], ["libero_goal"])

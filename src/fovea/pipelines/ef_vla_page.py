@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fovea.evaluation.statistics import success_rate
+from fovea.pipelines.ef_vla_claims import UNSEEN, claims
+from fovea.pipelines.ef_vla_scale import scale
 from fovea.pipelines.ladder_compare import compare
 from fovea.pipelines.ladder_tables import (
     NOTHING_CHOSEN,
@@ -19,8 +21,8 @@ from fovea.pipelines.ladder_tables import (
 if TYPE_CHECKING:
     from fovea.pipelines.ef_vla_study import EFVLAStudyConfig
 
-GOALS = {"libero_object": 0.95, "libero_spatial": 0.90, "libero_goal": 0.90, "fovea_unseen": 0.60}
-UNSEEN = "fovea_unseen"
+GOALS = {"libero_object": 0.95, "libero_spatial": 0.90, "libero_goal": 0.90, UNSEEN: 0.60}
+TIMES_LATE = 2  # early fusion's success over late fusion's in unseen tasks, also an aim
 
 
 def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
@@ -55,6 +57,7 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
             theirs = dict(zip(PAPER_COLUMNS, PAPER[method], strict=True))
             lines.append(f"| *paper* | {' | '.join(f'*{theirs[test]} %*' for test in columns)} | |")
     lines += details(done, {"official": training, "drawn": drawn, "unseen": [UNSEEN]})
+    lines += ["", *scale(done), *claims(done)]
     return "\n".join(lines + ending_of(done, findings(done, training), [*training, UNSEEN]))
 
 
@@ -108,6 +111,13 @@ def findings(done: Sequence[dict[str, Any]], suites: Sequence[str]) -> list[str]
             said.append(
                 f"- EF-VLA on {test}: {rate}; the aim of {goal:.0%} is {'met' if rate.rate >= goal else 'missed'}."
             )
+    if unseen := compare(done, "EF-VLA", "LF-VLA", [UNSEEN]):
+        early, late = (round(rate * unseen.episodes) for rate in unseen.rates)
+        reached = "met" if early >= TIMES_LATE * late and early > late else "missed"
+        said.append(
+            f"- EF-VLA on {UNSEEN} wins {early}, LF-VLA {late} of the same {unseen.episodes} episodes; the aim of "
+            f"{TIMES_LATE} times LF-VLA is {reached}."
+        )
     for suite in suites:
         if weak := where_it_fails(done, "EF-VLA", [suite, f"{suite}, drawn"]):
             said.append(f"- EF-VLA on {suite}, official and drawn, wins less than half of: {weak}.")

@@ -34,12 +34,45 @@ class Scatter(NamedTuple):
         return self.deviation * sqrt(2 / seeds)
 
 
-def compare(outcomes: Sequence[Outcome], one: str, other: str, tests: Sequence[str]) -> str | None:
-    """'68% against 29% in the same 60 episodes; 25 were won by EF-VLA alone, 2 by LF-VLA alone (p = 0.0001).'
+class Comparison(NamedTuple):
+    """Two methods in the same episodes.
 
-    Both methods play the same episodes with the same seeds, so they are compared episode by episode: an exact
-    McNemar test, two-sided, on those that only one of them won. Where seeds were repeated, a second p says whether
-    others would tell the same, see `scatter`. None where the methods share no episode.
+    Attributes:
+        one, other: the methods.
+        rates: success of each.
+        alone: episodes that each won alone.
+        episodes: how many both played.
+        p: exact McNemar test, two-sided, over the episodes that only one of them won.
+        of_seeds: whether other seeds would tell the same, see `over_seeds`; None where that is unknown.
+    """
+
+    one: str
+    other: str
+    rates: tuple[float, float]
+    alone: tuple[int, int]
+    episodes: int
+    p: float
+    of_seeds: float | None
+
+    @property
+    def told(self) -> int:
+        """1 where `one` is ahead by more than chance, -1 where `other` is, 0 where that cannot be told."""
+        return 0 if self.p >= SIGNIFICANT else 1 if self.alone[0] > self.alone[1] else -1
+
+    def __str__(self) -> str:
+        """'68% against 29% in the same 60 episodes; 25 were won by EF-VLA alone, 2 by LF-VLA alone (p = 0.0001).'"""
+        rates = " against ".join(f"{rate:.0%}" for rate in self.rates)
+        return (
+            f"{rates} in the same {self.episodes} episodes; {self.alone[0]} were won by {self.one} alone, "
+            f"{self.alone[1]} by {self.other} alone (p = {self.p:.2g}{_verdict(self.p, self.of_seeds)})."
+        )
+
+
+def compare(outcomes: Sequence[Outcome], one: str, other: str, tests: Sequence[str]) -> Comparison | None:
+    """Two methods episode by episode: both play the same ones with the same seeds.
+
+    Returns:
+        None where the methods share no episode.
     """
     from scipy.stats import binomtest
 
@@ -53,11 +86,9 @@ def compare(outcomes: Sequence[Outcome], one: str, other: str, tests: Sequence[s
         return None
     first, second = sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs)
     p = float(binomtest(first, first + second).pvalue) if first + second else 1.0
-    rates = " against ".join(f"{mean(its):.0%}" for its in zip(*pairs, strict=True))
-    return (
-        f"{rates} in the same {len(pairs)} episodes; {first} were won by {one} alone, {second} by {other} alone "
-        f"(p = {p:.2g}{_verdict(p, over_seeds(outcomes, one, other, tests))})."
-    )
+    rates = mean(x for x, _ in pairs), mean(y for _, y in pairs)
+    of_seeds = over_seeds(outcomes, one, other, tests)
+    return Comparison(one, other, rates, (first, second), len(pairs), p, of_seeds)
 
 
 def _verdict(p: float, of_seeds: float | None) -> str:
