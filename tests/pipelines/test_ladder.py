@@ -22,6 +22,7 @@ from fovea.pipelines.ladder import cells, demonstrations, release
 from fovea.pipelines.ladder_compare import loss_and_success, over_seeds, scatter
 from fovea.pipelines.ladder_tables import cell, ending_of, success_table, summary, where_it_fails
 from fovea.pipelines.study import run
+from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
 
 
 def record(task, success, right=True):
@@ -66,6 +67,15 @@ def test_every_method_has_one_seed_before_any_has_two(config):
     assert learned["LF-VLA"] == list(config.suites)
     assert learned["finetuned CLIP"] == learned["EF-VLA, large encoder"] == ["libero_object", "libero_90"]
     assert len({c.folder for c in config.cells()}) == 2 * sum(map(len, learned.values()))
+
+
+def test_methods_of_ef_vla_are_compared_on_one_token_grid(config):
+    grids = {}
+    for name in sorted(
+        set(METHODS) - {"EF-VLA, small encoder", "EF-VLA, large encoder"}
+    ):  # these are trained first
+        grids[name] = EFVLAPolicy(config.policy(name)).config.encoder_grid
+    assert grids == dict.fromkeys(grids, (16, 16))
 
 
 def test_every_suite_has_a_policy_of_its_own_or_all_have_one(config):

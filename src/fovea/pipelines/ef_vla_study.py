@@ -34,7 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "EF-VLA, small encoder": EARLY,
     "EF-VLA, large encoder": EARLY,
     "EF-VLA, few pictures": EARLY,
-    "w/o CLIP vision": {**EARLY, "vision": "scratch"},
+    "w/o CLIP vision": {**EARLY, "vision": "scratch", "scratch_patch_size": 8},  # on the grid of the others
     "finetuned CLIP": {**EARLY, "vision": "finetune"},
 }
 # Fig. 5 with encoders of our own; the one that ships stands between them
