@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fovea.encoders import Encoder
 from fovea.encoders.base import check_images
 from fovea.errors import FoveaError
+from fovea.nn.onednn import use_onednn
 from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
 
 
@@ -40,6 +41,7 @@ class ScratchVision(nn.Module):
             global_pool="",
         )
         self.project = nn.Linear(config.scratch_width, config.encoder_width)
+        use_onednn(self)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Upright RGB uint8 pictures (B, 3, h, w) -> patches (B, N, D), L2-normalised; pixels are scaled to [-1, 1]."""
