@@ -24,11 +24,9 @@ def check_scaling(folder: Path, preprocessor: Any, postprocessor: Any) -> None:
     """
     for pipeline, kind in ((preprocessor, FeatureType.STATE), (postprocessor, FeatureType.ACTION)):
         for step in getattr(pipeline, "steps", ()):
+            mode = getattr(step, "norm_map", {}).get(kind)
+            chosen = getattr(step, "normalize_observation_keys", None)  # None: all
             for key, feature in (getattr(step, "features", None) or {}).items():
-                mode, chosen = (
-                    getattr(step, "norm_map", {}).get(kind),
-                    step.__dict__.get("normalize_observation_keys"),
-                )
                 if feature.type is kind and mode in NEEDED and (chosen is None or key in chosen):
                     _check(folder, key, tuple(feature.shape), mode, step.state_dict())
 

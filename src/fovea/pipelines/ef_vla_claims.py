@@ -69,7 +69,7 @@ CLAIMS = [
     Claim(
         "early fusion is far ahead in unseen tasks (59 % against 28 %)", "unseen tasks", "LF-VLA", (UNSEEN,)
     ),
-    *_everywhere("proprioception is worth about ten points", "w/o f_e"),
+    *_everywhere("proprioception helps, by about ten points", "w/o f_e"),
     *_both("the pooled text helps to find the right object", "w/o f'_l", "libero_object"),
     *_both("the pooled text helps to find the right object", "w/o f'_l", "libero_goal"),
     Claim("the pooled text helps in unseen tasks (59 % against 49 %)", "unseen tasks", "w/o f'_l", (UNSEEN,)),
