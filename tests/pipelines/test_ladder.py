@@ -11,6 +11,7 @@ import psutil
 import pytest
 from scipy import stats
 
+from fovea.encoders import create_encoder
 from fovea.errors import FoveaError
 from fovea.pipelines import ladder
 from fovea.pipelines.ef_vla_page import page
@@ -76,6 +77,16 @@ def test_methods_of_ef_vla_are_compared_on_one_token_grid(config):
     ):  # these are trained first
         grids[name] = EFVLAPolicy(config.policy(name)).config.encoder_grid
     assert grids == dict.fromkeys(grids, (16, 16))
+
+
+def test_vision_from_scratch_has_the_sizes_of_the_encoder_that_it_stands_in_for(config):
+    shipped = create_encoder("tiny").config
+    scratch = config.policy("w/o CLIP vision")
+    assert (scratch.scratch_width, scratch.scratch_layers, scratch.scratch_heads) == (
+        shipped.tower_width,
+        shipped.image_depth,
+        shipped.heads,
+    )
 
 
 def test_every_suite_has_a_policy_of_its_own_or_all_have_one(config):

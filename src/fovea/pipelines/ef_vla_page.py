@@ -97,6 +97,7 @@ def _method_of_study(config: "EFVLAStudyConfig", data: dict[str, int]) -> list[s
         f"Unseen: the nine of EF-VLA's ten unseen tasks that the arm can do, {config.episodes} states each.",
         "Intervals: Wilson, 95 %, over the episodes of all seeds together. Vision that learns sees every picture anew:",
         "those two methods, and EF-VLA with few pictures beside them, get fewer windows and steps (see the cost).",
+        "Vision from scratch has the grid and the sizes of the shipped encoder's picture tower.",
         *([] if config.together else [NARROW]),
         "Aims are ours, set before the study, and not the paper's.",
     ]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 PARTLY = "libero_90"  # learned in the scenes of the unseen tasks, and played on those
 SHARED: dict[str, Any] = {"device": "cpu", "value_join": "concat", "obs_stride": 4, "n_action_steps": 4}
 EARLY: dict[str, Any] = {"temperature": 0.035, "text_dropout": 0.2, "value_content_dropout": 0.3}
+# the grid and the size of the shipped encoder's picture tower: what is taken away is its training, nothing else
+SCRATCH = {"scratch_patch_size": 8, "scratch_width": 128, "scratch_layers": 4, "scratch_heads": 4}
 METHODS: dict[str, dict[str, Any]] = {
     "EF-VLA": EARLY,
     "LF-VLA": {"fusion": "late"},
@@ -34,7 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "EF-VLA, small encoder": EARLY,
     "EF-VLA, large encoder": EARLY,
     "EF-VLA, few pictures": EARLY,
-    "w/o CLIP vision": {**EARLY, "vision": "scratch", "scratch_patch_size": 8},  # on the grid of the others
+    "w/o CLIP vision": {**EARLY, "vision": "scratch", **SCRATCH},
     "finetuned CLIP": {**EARLY, "vision": "finetune"},
 }
 # Fig. 5 with encoders of our own; the one that ships stands between them
