@@ -4,6 +4,7 @@ import pytest
 from test_ladder import outcome
 
 from fovea.pipelines.ef_vla_claims import CLAIMS, claims
+from fovea.pipelines.ef_vla_page import page
 from fovea.pipelines.ef_vla_scale import picture_work, scale
 from fovea.pipelines.ef_vla_study import METHODS, EFVLAStudyConfig
 
@@ -82,3 +83,19 @@ def test_work_of_a_picture_is_that_of_its_products():
     work, weights = picture_work({})
     assert work == pytest.approx(2e-9 * (stem + depth * block + patches * width * joint), rel=1e-3)
     assert weights == pytest.approx(0.69e6, rel=0.1)
+
+
+def test_a_study_of_one_method_and_one_suite_speaks_of_nothing_else(tmp_path):
+    config = EFVLAStudyConfig(
+        methods=["EF-VLA"], suites=["libero_goal"], data=tmp_path, results=tmp_path / "page.md"
+    )
+    done = [outcome("EF-VLA", 0, 3, 4, test) for test in ("libero_goal", "libero_goal, drawn")]
+    text = page(config, {"cells": done, "demonstrations": {"episodes": 200, "frames": 24007}})
+    assert "| EF-VLA | 75% (3/4" in text
+    for other in ("LF-VLA |", "not trained yet", "nseen", "from scratch", "other sizes"):
+        assert other not in text
+    everything = page(
+        EFVLAStudyConfig(data=tmp_path), {"cells": done, "demonstrations": {"episodes": 1, "frames": 9}}
+    )
+    for other in ("Unseen: the nine", "from scratch", "other sizes"):
+        assert other in everything

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from fovea.evaluation.statistics import SIGNIFICANT
 from fovea.pipelines.ladder_compare import Comparison, compare
+from fovea.pipelines.ladder_tables import methods
 
 UNSEEN = "fovea_unseen"
 OFFICIAL = ("libero_object", "libero_spatial", "libero_goal")
@@ -111,7 +112,9 @@ def verdict(claim: Claim, found: Comparison | None) -> str:
 
 
 def claims(done: Sequence[dict[str, Any]]) -> list[str]:
-    """A section of the page: every finding, both success rates, and whether it holds here."""
+    """A section of the page: every finding, both success rates, and whether it holds here. Empty with one method."""
+    if len(methods(done)) == 1:
+        return []
     rows, said = [], Counter[str]()
     for claim in CLAIMS:
         found = compare(done, claim.one, claim.other, claim.tests)

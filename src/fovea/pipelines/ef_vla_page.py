@@ -33,6 +33,8 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
     drawn = [test.name for test in config.tests() if test.name.endswith(", drawn")]
     training = [name.removesuffix(", drawn") for name in drawn]
     columns = [test.name for test in config.tests() if test.name not in drawn]
+    unseen = [name for name in columns if name == UNSEEN]
+    kinds = [*(["official states"] if drawn else []), *(["unseen tasks"] if unseen else [])]
     lines = [
         *opening(
             "EF-VLA on a CPU: the paper's Table 1",
@@ -43,9 +45,9 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
         ),
         "## Table 1",
         "",
-        "Success on official states and unseen tasks, and on drawn layouts of the suites that a method has played so",
-        "far; in a second line each, what the paper reports (one policy for all, libero_90 too, 50 human",
-        "demonstrations a task, CLIP).",
+        f"Success on {' and '.join(kinds)}, and on drawn layouts of the suites that a method has played so far;",
+        "in a second line each, what the paper reports (one policy for all, libero_90 too, 50 human demonstrations a",
+        "task, CLIP).",
         "",
         "| | " + " | ".join(columns) + " | training tasks, drawn |",
         "|---|" + "---|" * (len(columns) + 1),
@@ -56,15 +58,10 @@ def page(config: "EFVLAStudyConfig", outcome: dict[str, Any]) -> str:
         if method in PAPER:
             theirs = dict(zip(PAPER_COLUMNS, PAPER[method], strict=True))
             lines.append(f"| *paper* | {' | '.join(f'*{theirs[test]} %*' for test in columns)} | |")
-    lines += details(done, {"official": training, "drawn": drawn, "unseen": [UNSEEN]})
-    lines += ["", *scale(done), *claims(done)]
-    return "\n".join(lines + ending_of(done, findings(done, training), [*training, UNSEEN]))
-
-
-NARROW = (
-    "They and the encoders of other sizes learn libero_object and what the unseen tasks are asked after only: their "
-    "column of drawn layouts is of libero_object alone."
-)
+    lines += details(done, {"official": training, "drawn": drawn, "unseen": unseen})
+    if sections := [*scale(done), *claims(done)]:
+        lines += ["", *sections]
+    return "\n".join(lines + ending_of(done, findings(done, training), [*training, *unseen]))
 
 
 def _method_of_study(config: "EFVLAStudyConfig", data: dict[str, int]) -> list[str]:
@@ -92,15 +89,42 @@ def _method_of_study(config: "EFVLAStudyConfig", data: dict[str, int]) -> list[s
         f"the windows and without its patches' content in {EARLY['value_content_dropout']:.0%}, so that it looks;",
         "LF-VLA has no other way to know the target, and keeps both.",
         NOTHING_CHOSEN.format("steps, stride, learning rate"),
-        "Official: states 30 and later,",
-        f"{config.episodes} a task. Drawn: layouts with other seeds than training's, {config.fewer} a task.",
-        f"Unseen: the nine of EF-VLA's ten unseen tasks that the arm can do, {config.episodes} states each.",
-        "Intervals: Wilson, 95 %, over the episodes of all seeds together. Vision that learns sees every picture anew:",
-        "those two methods, and EF-VLA with few pictures beside them, get fewer windows and steps (see the cost).",
-        "Vision from scratch has the grid and the sizes of the shipped encoder's picture tower.",
-        *([] if config.together else [NARROW]),
+        *(text for text, there in _what_is_played(config).items() if there),
+        "Intervals: Wilson, 95 %, over the episodes of all seeds together.",
+        *(text for text, there in _what_differs(config).items() if there),
         "Aims are ours, set before the study, and not the paper's.",
     ]
+
+
+def _what_is_played(config: "EFVLAStudyConfig") -> dict[str, bool]:
+    """Sentences about the test sets, and whether the study plays them."""
+    from fovea.pipelines.ef_vla_study import PARTLY
+
+    own = set(config.suites) != {PARTLY}
+    return {
+        f"Official: states 30 and later, {config.episodes} a task.": own,
+        f"Drawn: layouts with other seeds than training's, {config.fewer} a task.": own,
+        f"Unseen: the nine of EF-VLA's ten unseen tasks that the arm can do, {config.episodes} states each.": (
+            PARTLY in config.suites
+        ),
+    }
+
+
+def _what_differs(config: "EFVLAStudyConfig") -> dict[str, bool]:
+    """Sentences about methods that do not learn as the others do, and whether the study has such."""
+    from fovea.pipelines.ef_vla_study import ENCODERS, ON_A_SMALL_BUDGET
+
+    asked = set(config.methods or config.method_names())
+    learns = bool(asked & set(ON_A_SMALL_BUDGET))
+    return {
+        "Vision that learns sees every picture anew: those two methods, and EF-VLA with few pictures beside them, get "
+        "fewer windows and steps (see the cost).": learns,
+        "Vision from scratch has the grid and the sizes of the shipped encoder's picture tower.": learns,
+        "They and the encoders of other sizes learn libero_object and what the unseen tasks are asked after only: "
+        "their column of drawn layouts is of libero_object alone.": (
+            not config.together and bool(asked & {*ENCODERS, *ON_A_SMALL_BUDGET})
+        ),
+    }
 
 
 def findings(done: Sequence[dict[str, Any]], suites: Sequence[str]) -> list[str]:
