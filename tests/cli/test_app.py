@@ -139,6 +139,7 @@ def test_flags_win_over_a_configuration_file(toy, tmp_path):
         ("--workers two", "--workers: Couldn't parse 'two' into an int"),
         ("--workers", "--workers needs a value, as in `--workers 2`"),
         ("--workers 0", "workers: expected at least 1, got 0"),
+        ("--workers null", "--workers needs a value, got null; give one, as in `--workers 2`"),
         ("--optimizer.rl 1", "Did you mean '--optimizer.lr'?"),
         ("--config_path nowhere.yaml", "cannot read the configuration file nowhere.yaml"),
     ],
@@ -155,6 +156,20 @@ def test_a_broken_configuration_file_is_refused(toy, content, tmp_path, capsys):
     file.write_text(content)
     assert main(["toy", "--config_path", str(file)]) == 2
     assert "Traceback" not in capsys.readouterr().err
+    assert toy.seen == []
+
+
+@pytest.mark.parametrize(
+    ("content", "flag"), [("workers: null\n", "workers"), ("optimizer:\n  lr:\n", "optimizer.lr")]
+)
+def test_a_name_without_a_value_in_a_file_is_refused_by_its_name(toy, content, flag, tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text(content)
+    assert main(["toy", "--config_path", str(file)]) == 2
+    assert (
+        f"--{flag} needs a value, got null; give one, or leave the line out of {file}"
+        in capsys.readouterr().err
+    )
     assert toy.seen == []
 
 

@@ -21,9 +21,11 @@ from draccus.cfgparsing import load_config
 from draccus.utils import DecodingError, DraccusException
 
 from fovea.cli.app import nearest
+from fovea.data.files import flat
 from fovea.errors import FoveaError
 
 OUTPUT = ("--out", "--output_dir", "--output")  # one thing, whatever the verb calls it
+_NULLS = ("null", "None", "~")
 LEROBOTS = {  # what LeRobot's commands call it -> what ours do
     "--policy.path": "--checkpoint",
     "--dataset.root": "--dataset",
@@ -57,10 +59,11 @@ def parse[T](config_class: type[T], args: Sequence[str], program: str) -> T:
 
     parser.parser.error = refuse  # type: ignore[method-assign]
     positional = getattr(config_class, "POSITIONAL", ())
-    tidy = _tidy(list(args), flags, _types(config_class), program, positional)
+    hints = _types(config_class)
+    tidy = _tidy(list(args), flags, hints, program, positional)
     for word in tidy:
         if word.startswith("--config_path="):
-            _check_file(word.partition("=")[2], program)
+            _check_file(word.partition("=")[2], hints, program)
     try:
         return parser.parse_args(tidy)
     except yaml.YAMLError as error:
@@ -114,6 +117,8 @@ def _tidy(
                 raise FoveaError(f"{program}: {flag} needs a value, as in `{flag} {_example(hint)}`")
         if not value and is_path(hint):  # which would be the folder one stands in
             raise FoveaError(f"{program}: {flag} needs a value, as in `{flag} {_example(Path)}`")
+        if value in _NULLS:
+            _refuse_null(flag, hint, f"as in `{flag} {_example(hint)}`", program)
         out += [f"{flag}={_value(value, hint)}"]
     return out
 
@@ -129,9 +134,15 @@ def _spelling(flag: str, flags: set[str]) -> str:
 def _value(value: str, hint: Any) -> str:
     if is_bool(hint) and value.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0"):
         return "true" if value.lower() in ("true", "yes", "on", "1") else "false"
-    if is_list(hint) and value and not value.startswith("[") and value not in ("null", "None"):
+    if is_list(hint) and value and not value.startswith("[") and value not in _NULLS:
         return f"[{value}]"
     return value
+
+
+def _refuse_null(flag: str, hint: Any, what_to_do: str, program: str) -> None:
+    """Refuse "no value" for a flag that always has one."""
+    if hint not in (None, Any) and types.NoneType not in (hint, *typing.get_args(hint)):
+        raise FoveaError(f"{program}: {flag} needs a value, got null; give one, {what_to_do}")
 
 
 def is_bool(hint: Any) -> bool:
@@ -168,8 +179,8 @@ def _types(config_class: type, prefix: str = "") -> dict[str, Any]:
     return hints
 
 
-def _check_file(path: str, program: str) -> None:
-    """Refuse a configuration file that cannot be read or holds no names."""
+def _check_file(path: str, hints: dict[str, Any], program: str) -> None:
+    """Refuse a configuration file that cannot be read, holds no names, or a name without a value."""
     try:
         with open(path, encoding="utf-8") as stream:
             values = load_config(stream, file=path)
@@ -180,6 +191,9 @@ def _check_file(path: str, program: str) -> None:
         raise FoveaError(
             f"{program}: {path} should hold `name: value` lines (YAML or JSON), got {type(values).__name__}"
         )
+    for name, value in flat(values).items():
+        if value is None:
+            _refuse_null(f"--{name}", hints.get(name), f"or leave the line out of {path}", program)
 
 
 def _message(error: Exception) -> str:
