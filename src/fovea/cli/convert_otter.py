@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fovea.cli.converting import check_counts, report_deviations
 from fovea.errors import FoveaError
+
+if TYPE_CHECKING:
+    from fovea.policies.ef_vla.configuration_ef_vla import EFVLAConfig
+    from fovea.policies.ef_vla.otter_file import OtterFile
 
 
 @dataclass(kw_only=True)
@@ -30,6 +34,8 @@ class Config:
         vision_heads: heads of the CLIP's picture tower (width / 64).
         text_heads: heads of the CLIP's text tower (width / 64).
         activation: of the CLIP, quick_gelu as OpenAI's or gelu.
+        prefix: of the weights' names, where the file holds several sets (a policy and its moving average): `ema.`, or
+            `none` for the set without one.
         check: file with inputs (in.*) and the reference's outputs (out.*) to compare with; CKPT where it has them.
     """
 
@@ -49,6 +55,7 @@ class Config:
     vision_heads: int | None = None
     text_heads: int | None = None
     activation: Literal["quick_gelu", "gelu"] | None = None
+    prefix: str | None = None
     check: Path | None = None
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("ckpt", "out")
@@ -78,6 +85,7 @@ def run(config: Config) -> int:
     policy = convert_otter(
         config.ckpt,
         config.out,
+        prefix=config.prefix,
         encoder=config.encoder,
         n_obs_steps=config.n_obs_steps,
         action_size=config.action_size,
@@ -103,7 +111,10 @@ def run(config: Config) -> int:
         f"{', poolings see words only' if sizes.pool_true_text else ''}; encoder {sizes.encoder}"
     )
     print(f"Policy: {config.out}")
-    samples = read_otter(config.ckpt).samples if config.check is None else _samples(config.check)
+    file = read_otter(config.ckpt, config.prefix)
+    for note in _assumed(config, file, sizes):
+        print(f"Note: {note}")
+    samples = file.samples if config.check is None else _samples(config.check)
     if not samples and config.check is None:
         return 0
     return report_deviations(
@@ -112,6 +123,27 @@ def run(config: Config) -> int:
         tolerance=TOLERANCE,
         suspect="do the heads and the context fit the checkpoint?",
     )
+
+
+def _assumed(config: Config, file: "OtterFile", sizes: "EFVLAConfig") -> list[str]:
+    """What neither the file nor the flags say, where taking OTTER's own may be wrong."""
+    from fovea.policies.ef_vla.presets_ef_vla import PRESETS
+
+    notes = []
+    told = (config.action_size, config.chunk_size, file.facts.action_size, file.facts.chunk_size)
+    if told == (None,) * len(told) and sizes.action_space == "env":
+        notes.append(
+            f"chunks of {sizes.chunk_size} x {sizes.action_size} are a guess (OTTER's actions have {sizes.action_size} "
+            f"numbers, this state {sizes.proprio_size}); if they are others, give --action_size"
+        )
+    known = PRESETS["l14"]
+    ours = (sizes.encoder_width, sizes.encoder_grid)
+    if sizes.encoder == known["encoder"] and ours != (known["encoder_width"], known["encoder_grid"]):
+        notes.append(
+            f"the file has no CLIP, and its policy wants patches of width {ours[0]} on a grid {ours[1]}, which "
+            f"{sizes.encoder} does not give ({known['encoder_width']} on {known['encoder_grid']}); give --encoder"
+        )
+    return notes
 
 
 def _samples(path: Path) -> dict:

@@ -16,8 +16,8 @@ from fovea.errors import FoveaError
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict in single precision; a pickled file is read as tensors and nothing else.
+def read_weights(path: Path, *, as_stored: bool = False) -> dict[str, Tensor]:
+    """A state dict in single precision, or `as_stored`; a pickled file is read as tensors and nothing else.
 
     Raises:
         FoveaError: the file holds no state dict, or something that only unpickling code could read.
@@ -31,7 +31,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     prefix = "module." if all(key.startswith("module.") for key in tensors) else ""
     return {
-        key.removeprefix(prefix): value.float() if value.is_floating_point() else value
+        key.removeprefix(prefix): value.float() if value.is_floating_point() and not as_stored else value
         for key, value in tensors.items()
     }
 

@@ -5,6 +5,7 @@ to `clip.safetensors` beside the policy, which finds it there.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from fovea.nn.positions import rotary_angles, sincos_1d
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, LIBERO_CAMERAS, STATE, EFVLAConfig
 from fovea.policies.ef_vla.model_ef_vla import EFVLAModel
 from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
-from fovea.policies.ef_vla.otter_file import OtterFacts, read_otter
+from fovea.policies.ef_vla.otter_file import MARK, OtterFacts, read_otter
 from fovea.policies.ef_vla.processor_ef_vla import make_ef_vla_pre_post_processors
 
 CLIP_FILE = "clip.safetensors"
 POSE_SIZE = 10
-HALF_PRECISION = 5e-3  # how far numbers up to 1 are off in bfloat16
+TABLE_TOLERANCE = 1e-4  # fixed tables in single precision, whose angles were computed in single precision too
 _READOUTS = {
     "q_layer_norm": "attention_norm",
     "attention.out_proj": "attention.out",
@@ -45,22 +46,29 @@ _TIME = {
 _FINAL_NORMS = ("policy.norm", "policy.layer_norm", "policy.layernorm", "policy.final_norm", "policy.ln_f")
 
 
-def convert_otter(source: Path, target: Path, **given: Any) -> EFVLAPolicy:
+def convert_otter(source: Path, target: Path, *, prefix: str | None = None, **given: Any) -> EFVLAPolicy:
     """Convert an OTTER checkpoint to a policy folder.
 
     Args:
         source: file with OTTER's names (`clip_model.*`, `vision_poolings.*`, ...): safetensors, or a state dict that
             torch saved.
-        target: folder to write: configuration, weights, processors, and OTTER's CLIP if the file has it.
+        target: folder to write: configuration, weights, processors, and OTTER's CLIP if the file has it. Not the one
+            that `source` lies in, whose name may be that of a file of ours.
+        prefix: of the weights' names, where the file holds several sets; see `read_otter`.
         **given: fields of `OtterFacts` that are known; they win over the file's metadata.
 
     Returns:
         the policy, in eval mode.
 
     Raises:
-        FoveaError: no such file, or weights that are not OTTER's or not all of them.
+        FoveaError: no such file, weights that are not OTTER's or not all of them, or a target that holds `source`.
     """
-    file = read_otter(source)
+    if source.resolve().parent == target.resolve():
+        raise FoveaError(
+            f"expected another folder for the policy than {target}, which holds OTTER's weights {source.name}: they "
+            "could be overwritten"
+        )
+    file = read_otter(source, prefix)
     facts = file.facts.updated(**given)
     config = otter_config(file.state, facts)
     weights = otter_weights(file.state, config)  # before anything is written
@@ -90,16 +98,16 @@ def otter_config(state: dict[str, Tensor], facts: OtterFacts | None = None, **gi
         FoveaError: the tensors are not OTTER's, or a fact does not fit them.
     """
     facts = (facts or OtterFacts()).updated(**given)
-    if "input_projection.weight" not in state or "visual_extraction.0.pos_emb" not in state:
+    if MARK not in state or "visual_extraction.0.pos_emb" not in state:
         raise FoveaError(f"expected OTTER's weights, got keys such as {sorted(state)[:3]}")
     cameras = _count(state, "vision_poolings")
     patches, width = _shape(state, "visual_extraction.0.pos_emb", 2)
     side = round(patches**0.5)
     if side * side != patches:
         raise FoveaError(f"expected a square grid of patches in OTTER's weights, got {patches} patches")
-    dim_model = _get(state, "input_projection.weight").shape[0]
+    dim_model, _ = _shape(state, MARK, 2)
     _, readouts, readout_width = _shape(state, "vision_poolings.0.query", 3)
-    proprio = _get(state, "proprio_encoder.mlp.0.weight").shape[1]
+    proprio_hidden, proprio = _shape(state, "proprio_encoder.mlp.0.weight", 2)
     action_size, chunk_size = _actions(state, facts)
     context = facts.n_obs_steps or 12
     poses = action_size == proprio == POSE_SIZE
@@ -112,7 +120,6 @@ def otter_config(state: dict[str, Tensor], facts: OtterFacts | None = None, **gi
         )
     sizes = (proprio, action_size) if layout == "as_is" else (8, 7)  # LIBERO's
     image = {"type": FeatureType.VISUAL, "shape": (3, side * facts.patch, side * facts.patch)}
-    heads = facts.n_heads or dim_model // _shape(state, "policy.layers.0.attention.rope.emb", 2)[1]
     return EFVLAConfig.preset(
         "otter",
         input_features={
@@ -131,14 +138,14 @@ def otter_config(state: dict[str, Tensor], facts: OtterFacts | None = None, **gi
         readouts=readouts,
         pooling_blocks=_count(state, "text_pooling.blocks"),
         pooling_heads=facts.pooling_heads or 8,
-        text_width=_get(state, "text_pooling.query").shape[1:].numel(),
+        text_width=math.prod(_shape(state, "text_pooling.query", 3)[1:]),
         vision_width=cameras * readouts * readout_width,
-        proprio_width=_get(state, "proprio_encoder.mlp.4.weight").shape[0],
-        proprio_hidden=_get(state, "proprio_encoder.mlp.0.weight").shape[0],
+        proprio_width=_shape(state, "proprio_encoder.mlp.4.weight", 2)[0],
+        proprio_hidden=proprio_hidden,
         dim_model=dim_model,
         n_layers=_count(state, "policy.layers"),
-        n_heads=heads,
-        mlp_ratio=_get(state, "policy.layers.0.intermediate.weight").shape[0] / dim_model,
+        n_heads=_heads(state, facts, dim_model),
+        mlp_ratio=_shape(state, "policy.layers.0.intermediate.weight", 2)[0] / dim_model,
         final_norm=_final_norm(state) is not None,
         action_space=space,
         state_layout=layout,
@@ -156,7 +163,7 @@ def otter_weights(state: dict[str, Tensor], config: EFVLAConfig) -> dict[str, Te
     """
     state = dict(state)
     cameras = len(config.camera_keys)
-    tau = torch.stack([_take(state, f"visual_extraction.{i}.temperature") for i in range(cameras)]).float()
+    tau = torch.stack([_number(state, f"visual_extraction.{i}.temperature") for i in range(cameras)]).float()
     if not (tau > 0).all():
         raise FoveaError(
             f"expected positive temperatures, got {tau.tolist()}: OTTER itself divides by them and gives NaN"
@@ -192,7 +199,7 @@ def otter_weights(state: dict[str, Tensor], config: EFVLAConfig) -> dict[str, Te
 
 def _actions(state: dict[str, Tensor], facts: OtterFacts) -> tuple[int, int]:
     """(A, H) from the width of the head's output, one of them and their product being known."""
-    outputs = _get(state, "action_head.mlp.2.weight").shape[0]
+    outputs, _ = _shape(state, "action_head.mlp.2.weight", 2)
     size = facts.action_size or (outputs // facts.chunk_size if facts.chunk_size else POSE_SIZE)
     if outputs % size or (facts.chunk_size or outputs // size) != outputs // size:
         raise FoveaError(
@@ -202,12 +209,34 @@ def _actions(state: dict[str, Tensor], facts: OtterFacts) -> tuple[int, int]:
     return size, outputs // size
 
 
+def _heads(state: dict[str, Tensor], facts: OtterFacts, dim_model: int) -> int:
+    """Heads of the transformer: given, or from the rotary table, as wide as a head; the two must agree."""
+    table = "policy.layers.0.attention.rope.emb"
+    if facts.n_heads is not None and table not in state:
+        return facts.n_heads
+    _, width = _shape(state, table, 2)
+    if dim_model % width or facts.n_heads not in (None, dim_model // width):
+        raise FoveaError(
+            f"expected n_heads = {dim_model} / {width}, the widths of this transformer and of its rotary table, got "
+            f"{facts.n_heads or 'no whole number'}; leave --n_heads out, or give the checkpoint's own"
+        )
+    return dim_model // width
+
+
 def _camera_keys(facts: OtterFacts, cameras: int) -> list[str]:
     """Keys in the order of OTTER's modules, which is the sorted one."""
     if facts.cameras is not None:
         if len(set(facts.cameras)) != cameras:
             raise FoveaError(f"expected {cameras} different cameras, got {', '.join(facts.cameras)}")
-        return [f"observation.images.{name.rpartition('.')[2]}" for name in sorted(facts.cameras)]
+        names = sorted(facts.cameras)
+        last = [name.rpartition(".")[2] for name in names]
+        if last != sorted(set(last)):
+            raise FoveaError(
+                f"cameras: expected names whose last parts are different and in the same order as the names, got "
+                f"{', '.join(last)} from {', '.join(names)}, the order of OTTER's modules; give names without dots "
+                "that sort as these do"
+            )
+        return [f"observation.images.{name}" for name in last]
     if cameras == 2:
         return list(LIBERO_CAMERAS)
     return [f"observation.images.image{i:0{len(str(cameras))}d}" for i in range(cameras)]
@@ -222,17 +251,31 @@ def _check_tables(state: dict[str, Tensor], config: EFVLAConfig) -> None:
     for i in range(config.n_layers):
         rope = f"policy.layers.{i}.attention.rope"
         if f"{rope}.emb" in state:
-            steps, width = state[f"{rope}.emb"].shape
+            steps, width = _shape(state, f"{rope}.emb", 2)
             angles = rotary_angles(torch.arange(steps), width)
             expected[f"{rope}.emb"] = torch.cat([angles.sin(), angles.cos()], dim=1)
         if f"{rope}.inv_freq" in state:
             expected[f"{rope}.inv_freq"] = rotary_angles(torch.ones(1), config.dim_model // config.n_heads)[0]
     for key, ours in expected.items():
         theirs = _take(state, key)
-        if theirs.shape != ours.shape or not torch.allclose(theirs.float(), ours, atol=HALF_PRECISION):
+        same = theirs.shape == ours.shape and torch.allclose(
+            theirs.float(), ours, rtol=_rounding(theirs), atol=TABLE_TOLERANCE
+        )
+        if not same:
             raise FoveaError(
                 f"expected the fixed table {key} of OTTER's release, got other numbers; is it a fork?"
             )
+
+
+def _rounding(stored: Tensor) -> float:
+    """How far numbers may be off that were stored as these are, relative to their size; 0 in single precision.
+
+    Half precision that was cast to single is half precision still.
+    """
+    for precision in (torch.bfloat16, torch.float16):
+        if torch.equal(stored, stored.to(precision).to(stored.dtype)):
+            return torch.finfo(precision).eps
+    return 0.0
 
 
 def _final_norm(state: dict[str, Tensor]) -> str | None:
@@ -241,12 +284,20 @@ def _final_norm(state: dict[str, Tensor]) -> str | None:
 
 
 def _readouts(new: dict[str, Tensor], state: dict[str, Tensor], theirs: str, ours: str, blocks: int) -> None:
+    if (shape := _shape(state, f"{theirs}.query", 3))[0] != 1:
+        raise FoveaError(
+            f"expected {theirs}.query of OTTER's weights of shape (1, {shape[1]}, {shape[2]}), got {shape}"
+        )
     new[f"{ours}.query"] = _take(state, f"{theirs}.query")[0]
     _linear(new, state, f"{theirs}.layer_norm", f"{ours}.norm")
     for i in range(blocks):
         block, renamed = f"{theirs}.blocks.{i}", f"{ours}.blocks.{i}"
         for their_name, our_name in _READOUTS.items():
             _linear(new, state, f"{block}.{their_name}", f"{renamed}.{our_name}")
+        if _shape(state, f"{block}.attention.in_proj_bias", 1)[0] % 3:
+            raise FoveaError(
+                f"expected {block}.attention.in_proj_bias of OTTER's weights in three parts of one size"
+            )
         biases = _take(state, f"{block}.attention.in_proj_bias").chunk(3)
         joint = state.pop(
             f"{block}.attention.in_proj_weight", None
@@ -277,7 +328,17 @@ def _shape(state: dict[str, Tensor], key: str, dimensions: int) -> tuple[int, ..
         raise FoveaError(
             f"expected {key} of OTTER's weights to have {dimensions} dimensions, got shape {shape}"
         )
+    if 0 in shape:
+        raise FoveaError(f"expected numbers in {key} of OTTER's weights, got shape {shape}, which holds none")
     return shape
+
+
+def _number(state: dict[str, Tensor], key: str) -> Tensor:
+    """A single number, in as many dimensions as it likes, as a scalar."""
+    value = _take(state, key)
+    if value.numel() != 1:
+        raise FoveaError(f"expected one number in {key} of OTTER's weights, got shape {tuple(value.shape)}")
+    return value.reshape(())
 
 
 def _take(state: dict[str, Tensor], key: str) -> Tensor:

@@ -1,7 +1,7 @@
 """An OTTER checkpoint as a file: its tensors, and what tensors cannot tell."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from fovea.errors import FoveaError
 CLIP = "clip_model."
 CLIP_FACTS = ("vision_heads", "transformer_heads", "activation", "start_token", "end_token")
 MARK = "input_projection.weight"  # every OTTER has it
+NO_PREFIX = "none"
+_COUNTS = ("n_obs_steps", "chunk_size", "action_size", "n_heads", "pooling_heads", "word_positions", "patch")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class OtterFacts:
         clip: of its CLIP: `vision_heads` and `transformer_heads` (width / 64), `activation` (quick_gelu),
             `start_token` and `end_token` (the last two of its vocabulary).
         patch: side in pixels of its CLIP's patches.
+
+    Raises:
+        FoveaError: a count that is no whole number above 0, a switch that is neither true nor false, or cameras that
+            are no names.
     """
 
     encoder: str | None = None
@@ -51,6 +57,14 @@ class OtterFacts:
     cameras: Sequence[str] | None = None
     clip: dict[str, Any] = field(default_factory=dict)
     patch: int = 14
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            _check(name, getattr(self, name), "a whole number above 0", lambda v: _is_count(v) and v > 0)
+        for name in ("vision_heads", "transformer_heads", "start_token", "end_token"):
+            _check(f"clip's {name}", self.clip.get(name), "a whole number", lambda v: _is_count(v) and v >= 0)
+        _check("pool_true_text", self.pool_true_text, "true or false", lambda v: isinstance(v, bool))
+        _check("cameras", self.cameras, "a list of names", _are_names)
 
     def updated(self, **given: Any) -> "OtterFacts":
         """These facts, but for those given (not None); facts of the CLIP are joined.
@@ -84,30 +98,92 @@ class OtterFile:
     samples: dict[str, Tensor]
 
 
-def read_otter(path: Path) -> OtterFile:
+def read_otter(path: Path, prefix: str | None = None) -> OtterFile:
     """Read a checkpoint: safetensors or a state dict that torch saved; in a wrapper ("model", "module.") or not.
 
+    Args:
+        prefix: of the names of the weights, where the file holds several sets (a policy and its moving average);
+            "none" is the set whose names have none.
+
+    Returns:
+        weights in the precision that they are stored in.
+
     Raises:
-        FoveaError: no such file, not one of tensors, or not OTTER's.
+        FoveaError: no such file, not one of tensors, not OTTER's, several sets, or numbers that are no weights.
     """
     if not path.is_file() or path.suffix not in SUFFIXES:
         raise FoveaError(f"expected OTTER's weights in a file ({', '.join(SUFFIXES)}), got {path}")
-    tensors = read_weights(path)
-    marks = [key for key in tensors if key == MARK or key.endswith("." + MARK)]
-    if not marks:
-        raise FoveaError(f"expected OTTER's weights in {path}, got keys such as {sorted(tensors)[:3]}")
-    prefix = marks[0].removesuffix(MARK)
-    samples = {key: value for key, value in tensors.items() if key.startswith(("in.", "out."))}
-    state = {
-        key.removeprefix(prefix): value
-        for key, value in tensors.items()
-        if key.startswith(prefix) and key not in samples
-    }
+    tensors = read_weights(path, as_stored=True)
+    samples = {key: tensors.pop(key) for key in sorted(tensors) if key.startswith(("in.", "out."))}
+    state = _one_set(tensors, prefix, path)
+    for key, value in state.items():
+        _check_numbers(key, value)
     clip = {key.removeprefix(CLIP): state.pop(key) for key in sorted(state) if key.startswith(CLIP)}
     facts = _from_metadata(path)
     if "visual.conv1.weight" in clip:
         facts = facts.updated(patch=clip["visual.conv1.weight"].shape[-1])
-    return OtterFile(state, clip, facts, samples)
+    return OtterFile(state, _single(clip), facts, _single(samples))
+
+
+def _one_set(tensors: dict[str, Tensor], prefix: str | None, path: Path) -> dict[str, Tensor]:
+    """The weights under one prefix, without it; where none is asked for, there must be one, and nothing beside it."""
+    sets = [key.removesuffix(MARK) for key in tensors if key == MARK or key.endswith("." + MARK)]
+    if not sets:
+        raise FoveaError(f"expected OTTER's weights in {path}, got keys such as {sorted(tensors)[:3]}")
+    shown = ", ".join(sorted(found or NO_PREFIX for found in sets))
+    chosen = sets[0] if prefix is None else "" if prefix == NO_PREFIX else prefix.rstrip(".") + "."
+    if chosen not in sets:
+        raise FoveaError(f"prefix: expected one of {shown}, got {prefix}")
+    if prefix is None and len(sets) > 1:
+        raise FoveaError(
+            f"expected one set of OTTER's weights in {path}, got {len(sets)}, whose names begin with {shown}; "
+            "say which one with --prefix"
+        )
+    others = tuple(found for found in sets if found != chosen and found.startswith(chosen))
+    mine = {
+        key.removeprefix(chosen): value
+        for key, value in tensors.items()
+        if key.startswith(chosen) and not (others and key.startswith(others))
+    }
+    if prefix is None and len(mine) < len(tensors):
+        rest = sorted(key for key in tensors if not key.startswith(chosen))
+        raise FoveaError(
+            f"expected weights whose names begin with {chosen} in {path} and no others, got {', '.join(rest[:8])} too; "
+            f"if they may be left out, say --prefix {chosen}"
+        )
+    return mine
+
+
+def _check_numbers(key: str, value: Tensor) -> None:
+    """Refuse what cannot be a weight; OpenAI's CLIP has its sizes among its tensors, as whole numbers."""
+    if not value.is_floating_point() and not (
+        key.startswith(CLIP) and value.ndim == 0 and not value.is_complex()
+    ):
+        raise FoveaError(
+            f"expected {key} of OTTER's weights as floating-point numbers, got {value.dtype}; export them unquantised"
+        )
+    if value.is_floating_point() and not value.isfinite().all():
+        raise FoveaError(
+            f"expected finite numbers in {key} of OTTER's weights, got NaN or infinity; did an export to half "
+            "precision overflow?"
+        )
+
+
+def _single(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) and name for name in value)
+
+
+def _check(name: str, value: Any, expected: str, fits: Callable[[Any], bool]) -> None:
+    if value is not None and not fits(value):
+        raise FoveaError(f"{name}: expected {expected}, got {value!r}")
 
 
 def _from_metadata(path: Path) -> OtterFacts:
@@ -117,18 +193,21 @@ def _from_metadata(path: Path) -> OtterFacts:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
     model, shared, clip = (_entry(metadata, name) for name in ("model", "shared", "clip"))
-    return OtterFacts().updated(
-        n_obs_steps=shared.get("seq_length"),
-        chunk_size=shared.get("action_horizon"),
-        action_size=model.get("action_dim"),
-        n_heads=model.get("transformer_heads"),
-        pooling_heads=model.get("pooling_heads"),
-        word_positions=model.get("first_k_tokens"),
-        pool_true_text=model.get("pool_true_text"),
-        action_space="env" if shared.get("use_delta_action") is False else None,
-        cameras=shared.get("camera_keys"),
-        clip={name: clip.get(name) for name in CLIP_FACTS},
-    )
+    try:
+        return OtterFacts().updated(
+            n_obs_steps=shared.get("seq_length"),
+            chunk_size=shared.get("action_horizon"),
+            action_size=model.get("action_dim"),
+            n_heads=model.get("transformer_heads"),
+            pooling_heads=model.get("pooling_heads"),
+            word_positions=model.get("first_k_tokens"),
+            pool_true_text=model.get("pool_true_text"),
+            action_space="env" if shared.get("use_delta_action") is False else None,
+            cameras=shared.get("camera_keys"),
+            clip={name: clip.get(name) for name in CLIP_FACTS},
+        )
+    except FoveaError as error:
+        raise FoveaError(f"{error} (in the metadata of {path})") from error
 
 
 def _entry(metadata: dict[str, str], name: str) -> dict[str, Any]:
