@@ -126,8 +126,29 @@ class ClipEncoder(Encoder):
         return Tokens(self.encode_ids(ids), self.tokenizer.words(ids))
 
     def encode_ids(self, ids: Tensor) -> Tensor:
-        """Token ids (B, L) -> every position (B, L, D), L2-normalised."""
+        """Token ids (B, L) -> every position (B, L, D), L2-normalised.
+
+        Raises:
+            FoveaError: ids that are no whole numbers, or beyond the vocabulary or the context.
+        """
+        self._check_ids(ids)
         return F.normalize(encode_positions(self.model, ids), dim=-1)
+
+    def _check_ids(self, ids: Tensor) -> None:
+        text = getattr(self.model, "text", self.model)
+        embedding = getattr(text, "token_embedding", None)
+        known = embedding.num_embeddings if isinstance(embedding, torch.nn.Embedding) else None
+        longest = getattr(text, "context_length", ids.shape[-1])
+        if ids.is_floating_point() or ids.dtype == torch.bool or ids.shape[-1] > longest:
+            raise FoveaError(
+                f"expected token ids as whole numbers, at most {longest} a sentence, got {tuple(ids.shape)} of "
+                f"{ids.dtype}"
+            )
+        if ids.numel() and (ids.min() < 0 or (known is not None and ids.max() >= known)):
+            raise FoveaError(
+                f"expected token ids from 0 to {known and known - 1}, the vocabulary of {self.name}, got "
+                f"{int(ids.min())} to {int(ids.max())}; were they made by another tokenizer?"
+            )
 
     def _ids(self, sentences: Sequence[str]) -> Tensor:
         return self.tokenizer(check_sentences(sentences)).to(self.model.logit_scale.device)

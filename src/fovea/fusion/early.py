@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from fovea.fusion.base import Fusion
 from fovea.tokens import Tokens
 
+LARGEST_TAU = 100.0
+
 
 class EarlyFusion(Fusion):
     """f_vl = softmax_over_patches(f_l f_v^T / tau) f_v, one tau a camera.
 
-    tau is parametrised as s = log(1 / tau), 1 / tau = exp(s) <= `max_scale` (100): it cannot reach zero. Exempt
-    `log_scale` from weight decay.
+    tau is parametrised as s = log(1 / tau), 1 / tau = exp(s) <= `max_scale` (100): it cannot reach zero. It never
+    exceeds 100, as OTTER's. Exempt `log_scale` from weight decay.
 
     Non-obvious: the cap lets gradients through, and training keeps s itself below it (as CLIP does): a tau at the cap
     can come back.
@@ -33,15 +35,18 @@ class EarlyFusion(Fusion):
     def scale(self) -> Tensor:
         """1 / tau, one a camera (C,)."""
         own = self.log_scale
-        if self.max_scale is None:
-            return own.exp()
-        return (own + (own.clamp(max=math.log(self.max_scale)) - own).detach()).exp()
+        return (own + (own.clamp(*self._ends) - own).detach()).exp()
+
+    @property
+    def _ends(self) -> tuple[float, float | None]:
+        """Least and largest s."""
+        return -math.log(LARGEST_TAU), None if self.max_scale is None else math.log(self.max_scale)
 
     def forward(self, patches: Tensor, words: Tokens) -> Tokens:
         """Patches (B, T, C, N, D), words (B, M, D) -> one token a word, (B, T, C, M, V)."""
-        if self.training and self.max_scale is not None:
+        if self.training:
             with torch.no_grad():
-                self.log_scale.clamp_(max=math.log(self.max_scale))
+                self.log_scale.clamp_(*self._ends)
         patches = patches.to(words.values.dtype)
         attention = self.attention(patches, words)
         content = attention @ patches

@@ -54,6 +54,7 @@ class RegressionHead(nn.Module):
             per-sample loss (B,) and its parts (B,): `l1`, and `gripper_bce` if so configured. A sample
             without any real action has loss 0.
         """
+        target = target.where(mask[..., None], 0)  # whatever is beyond an episode's end, NaN too
         error = (raw - target).abs()
         if self.gripper == "bce":
             close = (target[..., -1] > 0).to(raw.dtype)

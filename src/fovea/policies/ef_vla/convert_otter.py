@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
 from safetensors.torch import save_file
 from torch import Tensor
@@ -52,8 +53,7 @@ def convert_otter(source: Path, target: Path, *, prefix: str | None = None, **gi
     Args:
         source: file with OTTER's names (`clip_model.*`, `vision_poolings.*`, ...): safetensors, or a state dict that
             torch saved.
-        target: folder to write: configuration, weights, processors, and OTTER's CLIP if the file has it. Not the one
-            that `source` lies in, whose name may be that of a file of ours.
+        target: folder to write: configuration, weights, processors, and OTTER's CLIP if the file has it.
         prefix: of the weights' names, where the file holds several sets; see `read_otter`.
         **given: fields of `OtterFacts` that are known; they win over the file's metadata.
 
@@ -61,12 +61,11 @@ def convert_otter(source: Path, target: Path, *, prefix: str | None = None, **gi
         the policy, in eval mode.
 
     Raises:
-        FoveaError: no such file, weights that are not OTTER's or not all of them, or a target that holds `source`.
+        FoveaError: no such file, not OTTER's weights or not all of them, or a `source` that it would overwrite.
     """
-    if source.resolve().parent == target.resolve():
+    if source.resolve() in {(target / name).resolve() for name in (SAFETENSORS_SINGLE_FILE, CLIP_FILE)}:
         raise FoveaError(
-            f"expected another folder for the policy than {target}, which holds OTTER's weights {source.name}: they "
-            "could be overwritten"
+            f"expected another folder for the policy than {target}, where it would overwrite OTTER's own {source.name}"
         )
     file = read_otter(source, prefix)
     facts = file.facts.updated(**given)

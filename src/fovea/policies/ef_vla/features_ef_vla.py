@@ -16,6 +16,7 @@ from fovea.data.compiled import compiled_encoder
 from fovea.encoders import Encoder, create_encoder
 from fovea.encoders.openvino import stands_for
 from fovea.errors import FoveaError
+from fovea.policies.batches import check_axes, check_counts, check_finite_rows
 from fovea.policies.ef_vla.configuration_ef_vla import STATE, EFVLAConfig
 from fovea.tokens import Tokens
 
@@ -162,6 +163,7 @@ class Features:
                     f"expected sentences under `task` for {encoder.name}, got token ids: {TOKENS}"
                 )
             ids = batch[TOKENS]
+            check_axes(TOKENS, ids, 2, "(B, L)")
             if self.config.vision == "finetune":
                 return encoder.encode_tokens(ids.to(device))
             return self._remembered(
@@ -226,10 +228,22 @@ class Features:
                 f"expected pictures ({', '.join(keys)}), got cached features: with vision={self.config.vision} the "
                 "features change as the policy learns; leave them out of the batch"
             )
+        frame = "(B, T, " if time else "(B, "
         if all(key in batch for key in cached):
+            for key in cached:
+                check_axes(key, batch[key], 3 + time, f"{frame}N, D)")
             patches = stack_cameras([batch[key] for key in cached], device)
         elif all(key in batch for key in keys):
             pictures = [batch[key] for key in keys]
+            for key, picture in zip(keys, pictures, strict=True):
+                check_axes(key, picture, 4 + time, f"{frame}3, h, w)")
+                if picture.shape[-3] != 3 or 0 in picture.shape[-2:]:
+                    raise FoveaError(
+                        f"expected {key} of shape {frame}3, h, w), RGB, got {tuple(picture.shape)}"
+                    )
+            check_counts(
+                {key: picture.shape[:-3].numel() for key, picture in zip(keys, pictures, strict=True)}
+            )
             lead = pictures[0].shape[:-3]
             flat = [to_uint8(picture.flatten(0, -4)) for picture in pictures]
             if len({picture.shape[-2:] for picture in flat}) == 1:
@@ -270,8 +284,11 @@ class Features:
             return None
         if STATE not in batch:
             raise FoveaError(f"expected {STATE} in the batch, got {sorted(batch)}; or set use_proprio=false")
+        check_axes(STATE, batch[STATE], 2 + time, "(B, T, P)" if time else "(B, P)")
         state = batch[STATE].to(device, torch.float32)
-        state = state if time else state[:, None]
+        if not time:
+            check_finite_rows(STATE, state)
+            state = state[:, None]
         if self.config.state_layout == "axis_angle":
             fingers, state = state.shape[-1] == 8, proprio_from_axis_angle(state)
             if self.config.action_space == "se3_relative" and fingers:  # unscaled: 0 (closed) to 1

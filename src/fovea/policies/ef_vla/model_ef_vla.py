@@ -144,7 +144,8 @@ class EFVLAModel(nn.Module):
 
         `maps` gets, for every camera, the attention (B * T, heads, R, fused tokens) of each block of its pooling.
         """
-        config = self.config
+        config, precision = self.config, self.input.weight.dtype
+        words = Tokens(words.values.to(precision), words.mask)
         fused = self.fusion(patches, words)
         time = patches.shape[1]
         parts = []
@@ -165,7 +166,7 @@ class EFVLAModel(nn.Module):
                 )
             if self.training and config.proprio_noise:
                 proprio = proprio + config.proprio_noise * torch.randn_like(proprio)
-            parts.append(self.proprio(proprio))
+            parts.append(self.proprio(proprio.to(precision)))
         return self.input(torch.cat(parts, dim=-1))
 
     def predict(self, tokens: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from fovea.actions import ChunkEnsemble, absolute_chunk, action_towards, relative_chunk
 from fovea.encoders import Encoder
 from fovea.errors import FoveaError
-from fovea.policies.batches import forget, rows
+from fovea.policies.batches import check_counts, forget, padding, rows
 from fovea.policies.checked import CheckedWeights, policy_folder
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, STATE, EFVLAConfig
 from fovea.policies.ef_vla.features_ef_vla import TOKENS, WORDS, Features, feature_key
@@ -131,7 +131,10 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         """Patches (B, T, C, N, D), words (B, M, D) and proprioception (B, T, P) of windows or (T = 1) frames."""
         device, features = self.model.input.weight.device, self._features
         patches = features.patches(batch, time, device)
-        return patches, features.words(batch, device), features.proprio(batch, time, device)
+        words, proprio = features.words(batch, device), features.proprio(batch, time, device)
+        counts = {"pictures": len(patches), "instructions": len(words.values)}
+        check_counts(counts if proprio is None else counts | {"states": len(proprio)})
+        return patches, words, proprio
 
     # -- training ------------------------------------------------------------------------------------------
 
@@ -151,6 +154,8 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         tokens = self.model.tokens(patches, words, proprio)
         time, horizon, stride = config.n_obs_steps, config.chunk_size, config.obs_stride
         steps = (time - 1) * stride + horizon
+        if ACTION not in batch:
+            raise FoveaError(f"expected {ACTION} in a batch to learn from, got {sorted(batch)}")
         actions = batch[ACTION].to(tokens.device, torch.float32)
         if tokens.shape[1] != time or actions.shape[1:] != (steps, config.action_size):
             raise FoveaError(
@@ -159,16 +164,17 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
                 + ("; `fovea train` turns LIBERO's changes of pose into poses" if config.plays_libero else "")
             )
         target = actions.unfold(1, horizon, stride).transpose(-1, -2)
+        check_counts({"windows": len(tokens), "actions": len(actions)})
         mask = torch.ones(actions.shape[:2], dtype=torch.bool, device=tokens.device)
-        if "action_is_pad" in batch:
-            mask = ~batch["action_is_pad"].to(tokens.device)
+        if (beyond := padding(batch, "action_is_pad", actions.shape[:2], tokens.device)) is not None:
+            mask = ~beyond
         mask = mask.unfold(1, horizon, stride)
         if config.action_space == "se3_relative" and proprio is not None:
             target = relative_chunk(proprio, target)
         names = (f"{key}_is_pad" for key in (STATE, *config.camera_keys))
-        padded = next((batch[name] for name in names if name in batch), None)
+        known = next((name for name in names if name in batch), "")
+        padded = padding(batch, known, tokens.shape[:2], tokens.device)
         if padded is not None and padded.any():
-            padded = padded.to(tokens.device)
             order = padded.to(torch.uint8).argsort(dim=1, stable=True)
             tokens = tokens.gather(1, order[..., None].expand_as(tokens))
             target = target.gather(1, order[..., None, None].expand_as(target))
@@ -270,6 +276,10 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
                 f"expected a batch of {len(states)} frames, one an episode, got {_frames(batch)}; "
                 "call reset() when episodes begin"
             )
+        cameras = self.config.camera_keys
+        keys = (key for key in (*cameras, *map(feature_key, cameras), STATE) if key in batch)
+        tensors = {key: batch[key] for key in keys if isinstance(batch[key], Tensor) and batch[key].ndim}
+        check_counts({"task": len(states)} | {key: len(value) for key, value in tensors.items()})
 
     def _observe(self, states: Sequence[EpisodeState], batch: dict[str, Any]) -> None:
         """Append this frame's policy token to every episode's memory."""
@@ -285,12 +295,10 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
     def _chunks(self, states: Sequence[EpisodeState], proprio: Tensor | None, due: Sequence[int]) -> Tensor:
         """Chunks (K, H, A) of the episodes that are due, from windows padded behind (causal: it cannot matter)."""
         lengths = [len(states[i].tokens) for i in due]
-        windows = torch.zeros(
-            len(due), max(lengths), self.config.dim_model, device=states[0].tokens[0].device
-        )
+        windows = states[0].tokens[0].new_zeros(len(due), max(lengths), self.config.dim_model)
         for row, i in enumerate(due):
             windows[row, : lengths[row]] = torch.stack(states[i].tokens)
-        chunks = self.model.head.decode(self.model.last(windows, torch.tensor(lengths)))
+        chunks = self.model.head.decode(self.model.last(windows, torch.tensor(lengths)).float())
         if self.config.action_space == "se3_relative" and proprio is not None:
             chunks = absolute_chunk(proprio[list(due), 0], chunks)
         return chunks
@@ -318,9 +326,8 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
             forget(self._states, environments, self.new_episode)
 
     def _own_states(self, batch: dict[str, Any]) -> list[EpisodeState]:
-        if not self._states:
-            self._states = [self.new_episode() for _ in range(_frames(batch))]
-        return self._states
+        """The memories inside; before the first action new ones, which are kept once a batch has been acted on."""
+        return self._states or [self.new_episode() for _ in range(_frames(batch))]
 
     def _episode_words(self, states: Sequence[EpisodeState], sentences: Sequence[str]) -> Tokens:
         """Every position (B, M, D) of each episode's sentence, encoded when the episode begins."""
@@ -335,7 +342,10 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
 
     def select_action(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
         """LeRobot: (B, A) for single frames; the history is kept inside, see `reset`."""
-        return self.act(self._own_states(batch), batch)
+        states = self._own_states(batch)
+        actions = self.act(states, batch)
+        self._states = states
+        return actions
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
@@ -345,6 +355,7 @@ class EFVLAPolicy(CheckedWeights, PreTrainedPolicy):
         """
         states = self._own_states(batch)
         self._observe(states, batch)
+        self._states = states
         return self._finish(self._chunks(states, self._pose(batch), range(len(states))))
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fovea.data.keys import features_key
 from fovea.errors import FoveaError
-from fovea.policies.batches import rows
+from fovea.policies.batches import check_counts, check_finite_rows, rows
 from fovea.policies.ef_vla.features_ef_vla import to_uint8
 from fovea.policies.vlm_policy.configuration import (
     EXTRA_MASK,
@@ -101,6 +101,17 @@ class VLMInputs:
         """(B, P), clipped to [-1, 1] where that is where most of it lies."""
         state = self._frame(self._column(batch, STATE).to(device, torch.float32), 2, STATE)
         return state.clamp(-1, 1) if self.config.clips("STATE") else state
+
+    def check_acting(self, batch: dict[str, Any]) -> None:
+        """Refuse frames that must not be acted on.
+
+        Raises:
+            FoveaError: NaN or infinity in the state, or other numbers of states, pictures and instructions.
+        """
+        check_finite_rows(STATE, self._frame(self._column(batch, STATE), 2, STATE))
+        cameras = self.config.camera_keys
+        keys = [key for key in (STATE, *cameras, *map(features_key, cameras), "task") if key in batch]
+        check_counts({key: len(batch[key]) for key in keys if not isinstance(batch[key], str)})
 
     def extra(self, batch: dict[str, Any], device: torch.device) -> Tensor | Tokens | None:
         """Tokens computed elsewhere (B, M', X), for representation vggt, masked where the batch says so."""

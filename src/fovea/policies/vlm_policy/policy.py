@@ -18,7 +18,7 @@ from torch import Tensor
 from fovea.data.files import read_json
 from fovea.encoders import VisionEncoder
 from fovea.errors import FoveaError
-from fovea.policies.batches import forget
+from fovea.policies.batches import forget, padding
 from fovea.policies.checked import CONFIG, CheckedWeights, policy_folder
 from fovea.policies.vlm_policy.configuration import ACTION, VLMPolicyConfig
 from fovea.policies.vlm_policy.inputs import VLMInputs
@@ -121,6 +121,8 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
         if reduction not in ("mean", "none"):
             raise FoveaError(f"expected reduction mean or none, got {reduction!r}")
         actions = self.predict(batch)
+        if ACTION not in batch:
+            raise FoveaError(f"expected {ACTION} in a batch to learn from, got {sorted(batch)}")
         target = batch[ACTION].to(actions.device, torch.float32)
         target = target.clamp(-1, 1) if self.config.clips("ACTION") else target
         if self.config.gripper == "one_is_open":
@@ -131,8 +133,8 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
                 f"{tuple(target.shape)}; does the data set's window fit chunk_size?"
             )
         mask = torch.ones(target.shape[:2], dtype=torch.bool, device=actions.device)
-        if "action_is_pad" in batch:
-            mask = ~batch["action_is_pad"].to(actions.device)
+        if (beyond := padding(batch, "action_is_pad", target.shape[:2], actions.device)) is not None:
+            mask = ~beyond
         loss, parts = self.model.head.loss(actions, target, mask)
         weight = mask.sum(1).to(loss.dtype)
         real = weight.sum()
@@ -191,6 +193,7 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
     def predict_action_chunk(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
         """LeRobot: the whole chunk (B, H, A) for single frames."""
         self.eval()
+        self.inputs.check_acting(batch)
         actions = self.predict(batch)
         if self.config.clips("ACTION") and not self.config.as_released:
             actions = actions.clamp(-1, 1)
@@ -213,9 +216,10 @@ class VLMPolicy(CheckedWeights, PreTrainedPolicy):
 
     def select_action(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
         """LeRobot: (B, A) for single frames; what is left of the chunks is kept inside, see `reset`."""
-        if not self._memories:
-            self._memories = [self.new_episode() for _ in range(self.inputs.count(batch))]
-        return self.act(self._memories, batch)
+        memories = self._memories or [self.new_episode() for _ in range(self.inputs.count(batch))]
+        actions = self.act(memories, batch)
+        self._memories = memories  # kept once a batch has been acted on
+        return actions
 
     @torch.no_grad()
     def attention(self, batch: dict[str, Any]) -> ActionAttention:
