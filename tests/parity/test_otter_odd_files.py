@@ -234,3 +234,28 @@ def test_a_set_of_weights_with_samples_beside_it_is_compared(tmp_path):
     policy = convert_otter(tmp_path / "otter.safetensors", tmp_path / "policy", prefix="weights")
     samples = read_otter(tmp_path / "otter.safetensors", "weights").samples
     assert max(otter_deviations(policy, samples).values()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda ids: ids * 0 - 1, "expected token ids from 0 to"),
+        (lambda ids: ids + 10**6, "were they made by another tokenizer"),
+        (lambda ids: ids.repeat(1, 9), r"expected at most \d+ token ids a sentence, got \d+"),
+        (lambda ids: ids.float(), r"whole numbers, got torch\.float32"),
+        (lambda ids: ids[..., None], r"of shape \(B, L\), got"),
+        (lambda ids: ids[:1], "expected a batch of 2 frames, one an episode, got 1"),
+    ],
+)
+def test_token_ids_of_another_tokenizer_are_refused(change, words, tmp_path):
+    save_file(make_otter(Sizes()), tmp_path / "otter.safetensors", Sizes().metadata())
+    policy = convert_otter(tmp_path / "otter.safetensors", tmp_path / "policy")
+    ids = read_otter(tmp_path / "otter.safetensors").samples["in.text"]
+    batch = {
+        "observation.state": torch.eye(2, 10),
+        "observation.language.tokens": ids,
+        **{key: torch.rand(2, 3, 24, 24) for key in policy.config.camera_keys},
+    }
+    assert policy.select_action(batch).shape == (2, 10)
+    with pytest.raises(FoveaError, match=words):
+        policy.select_action(batch | {"observation.language.tokens": change(ids)})

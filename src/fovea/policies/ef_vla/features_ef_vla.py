@@ -164,6 +164,8 @@ class Features:
                 )
             ids = batch[TOKENS]
             check_axes(TOKENS, ids, 2, "(B, L)")
+            if ids.is_floating_point() or ids.dtype == torch.bool:
+                raise FoveaError(f"expected {TOKENS} as whole numbers, got {ids.dtype}")
             if self.config.vision == "finetune":
                 return encoder.encode_tokens(ids.to(device))
             return self._remembered(
