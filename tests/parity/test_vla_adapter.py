@@ -140,6 +140,21 @@ def test_incomplete_foreign_or_pickled_weights_are_named(tmp_path):
         convert_vla_adapter(tmp_path / "action.pt", tmp_path / "out")
 
 
+def test_a_public_checkpoint_is_never_overwritten_nor_taken_with_nan(tmp_path):
+    weights = public_weights(read("pro"))
+    save_file(weights, tmp_path / "model.safetensors")
+    before = (tmp_path / "model.safetensors").read_bytes()
+    for source in (tmp_path / "model.safetensors", tmp_path):
+        with pytest.raises(FoveaError, match="where it would overwrite what it is made from"):
+            convert_vla_adapter(source, tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    some = "action_head.model.mlp_resnet_blocks.1.o_proj.bias"
+    save_file(weights | {some: torch.full_like(weights[some], float("nan"))}, tmp_path / "model.safetensors")
+    with pytest.raises(FoveaError, match=f"expected finite numbers in {some} of VLA-Adapter's weights"):
+        convert_vla_adapter(tmp_path / "model.safetensors", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def release(weights: dict[str, torch.Tensor], states: VLMStates, proprio, latent, heads: int) -> torch.Tensor:
     """The released policy, both variants, written down plainly: what other sizes are compared with."""
     linear, norm = torch.nn.functional.linear, torch.nn.functional.layer_norm

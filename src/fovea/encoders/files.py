@@ -16,6 +16,12 @@ from fovea.errors import FoveaError
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
+WRITTEN = (
+    "model.safetensors",
+    "clip.safetensors",
+)  # by a policy's folder; others' weights may be called so too
+
+
 def read_weights(path: Path, *, as_stored: bool = False) -> dict[str, Tensor]:
     """A state dict in single precision, or `as_stored`; a pickled file is read as tensors and nothing else.
 
@@ -34,6 +40,44 @@ def read_weights(path: Path, *, as_stored: bool = False) -> dict[str, Tensor]:
         key.removeprefix(prefix): value.float() if value.is_floating_point() and not as_stored else value
         for key, value in tensors.items()
     }
+
+
+def check_weight(key: str, value: Tensor, whose: str) -> None:
+    """Refuse a tensor that cannot be a weight of a network.
+
+    Args:
+        whose: weights, for the message, such as "OTTER's".
+
+    Raises:
+        FoveaError: whole or complex numbers, NaN or infinity.
+    """
+    if not value.is_floating_point():
+        raise FoveaError(
+            f"expected {key} of {whose} weights as floating-point numbers, got {value.dtype}; export them unquantised"
+        )
+    if not value.isfinite().all():
+        raise FoveaError(
+            f"expected finite numbers in {key} of {whose} weights, got NaN or infinity; did an export to half "
+            "precision overflow?"
+        )
+
+
+def refuse_overwriting(source: Path, target: Path) -> None:
+    """Refuse to write a policy where it would replace what it is converted from.
+
+    Args:
+        source: a file of weights, or a checkpoint's folder.
+        target: the folder that will hold the policy.
+
+    Raises:
+        FoveaError: it would.
+    """
+    source, folder = source.resolve(), target.resolve()
+    if folder == source or source in {folder / name for name in WRITTEN}:
+        raise FoveaError(
+            f"expected another folder for the policy than {target}, where it would overwrite what it is made from: "
+            f"{source.name}"
+        )
 
 
 def load_tensors(path: Path) -> Any:

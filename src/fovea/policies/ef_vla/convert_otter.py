@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fovea.encoders.clip_openai import openai_clip
+from fovea.encoders.files import refuse_overwriting
 from fovea.errors import FoveaError
 from fovea.nn.positions import rotary_angles, sincos_1d
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, LIBERO_CAMERAS, STATE, EFVLAConfig
@@ -63,10 +63,7 @@ def convert_otter(source: Path, target: Path, *, prefix: str | None = None, **gi
     Raises:
         FoveaError: no such file, not OTTER's weights or not all of them, or a `source` that it would overwrite.
     """
-    if source.resolve() in {(target / name).resolve() for name in (SAFETENSORS_SINGLE_FILE, CLIP_FILE)}:
-        raise FoveaError(
-            f"expected another folder for the policy than {target}, where it would overwrite OTTER's own {source.name}"
-        )
+    refuse_overwriting(source, target)
     file = read_otter(source, prefix)
     facts = file.facts.updated(**given)
     config = otter_config(file.state, facts)

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from fovea.encoders.files import SUFFIXES, read_weights
+from fovea.encoders.files import SUFFIXES, check_weight, read_weights
 from fovea.errors import FoveaError
 
 CLIP = "clip_model."
@@ -117,7 +117,8 @@ def read_otter(path: Path, prefix: str | None = None) -> OtterFile:
     samples = {key: tensors.pop(key) for key in sorted(tensors) if key.startswith(("in.", "out."))}
     state = _one_set(tensors, prefix, path)
     for key, value in state.items():
-        _check_numbers(key, value)
+        if not (key.startswith(CLIP) and value.ndim == 0):  # OpenAI's has its sizes among its tensors
+            check_weight(key, value, "OTTER's")
     clip = {key.removeprefix(CLIP): state.pop(key) for key in sorted(state) if key.startswith(CLIP)}
     facts = _from_metadata(path)
     if "visual.conv1.weight" in clip:
@@ -152,21 +153,6 @@ def _one_set(tensors: dict[str, Tensor], prefix: str | None, path: Path) -> dict
             f"if they may be left out, say --prefix {chosen}"
         )
     return mine
-
-
-def _check_numbers(key: str, value: Tensor) -> None:
-    """Refuse what cannot be a weight; OpenAI's CLIP has its sizes among its tensors, as whole numbers."""
-    if not value.is_floating_point() and not (
-        key.startswith(CLIP) and value.ndim == 0 and not value.is_complex()
-    ):
-        raise FoveaError(
-            f"expected {key} of OTTER's weights as floating-point numbers, got {value.dtype}; export them unquantised"
-        )
-    if value.is_floating_point() and not value.isfinite().all():
-        raise FoveaError(
-            f"expected finite numbers in {key} of OTTER's weights, got NaN or infinity; did an export to half "
-            "precision overflow?"
-        )
 
 
 def _single(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 from lerobot.configs import FeatureType, PolicyFeature
 from torch import Tensor
 
+from fovea.encoders.files import refuse_overwriting
 from fovea.errors import FoveaError
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, STATE, libero_inputs
 from fovea.policies.vla_adapter.configuration_vla_adapter import VLAAdapterConfig
@@ -66,8 +67,12 @@ def convert_vla_adapter(
             of a VLM from its batches (`states_from=batch`).
 
     Raises:
-        FoveaError: no such file, weights that are not VLA-Adapter's, incomplete ones, or statistics that do not fit.
+        FoveaError: no such file, weights that are not VLA-Adapter's, incomplete ones, statistics that do not fit, or
+            a target where what is read would be overwritten.
     """
+    for read in (source, None if vlm is None or vlm.checkpoint is None else Path(vlm.checkpoint)):
+        if read is not None:
+            refuse_overwriting(read, target)
     public = read_public(source)
     config = vla_adapter_config(
         public.weights,

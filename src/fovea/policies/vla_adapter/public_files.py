@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fovea.data.files import read_json
-from fovea.encoders.files import SUFFIXES, read_weights
+from fovea.encoders.files import SUFFIXES, check_weight, read_weights
 from fovea.errors import FoveaError
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, STATE
 from fovea.policies.vlm_policy.configuration import Gripper
@@ -70,7 +70,10 @@ def read_public(source: Path) -> PublicCheckpoint:
 
 
 def _ours(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value for key, value in weights.items() if key.startswith((HEAD, PROPRIO))}
+    ours = {key: value for key, value in weights.items() if key.startswith((HEAD, PROPRIO))}
+    for key, value in ours.items():
+        check_weight(key, value, "VLA-Adapter's")
+    return ours
 
 
 def _metadata(source: Path, name: str) -> int | None:
