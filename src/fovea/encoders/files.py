@@ -14,12 +14,8 @@ from torch import Tensor
 from fovea.errors import FoveaError
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-
-
-WRITTEN = (
-    "model.safetensors",
-    "clip.safetensors",
-)  # by a policy's folder; others' weights may be called so too
+# what a policy's folder holds; others' weights may be called so too
+WRITTEN = ("model.safetensors", "clip.safetensors")
 
 
 def read_weights(path: Path, *, as_stored: bool = False) -> dict[str, Tensor]:
