@@ -78,14 +78,16 @@ class Config:
 
 def run(config: Config) -> int:
     """Convert, say what came out, and compare with the reference where there is something to compare with."""
-    from fovea.policies.ef_vla.convert_otter import convert_otter
+    from fovea.encoders.files import refuse_overwriting
+    from fovea.policies.ef_vla.convert_otter import convert_otter_file
     from fovea.policies.ef_vla.otter_file import read_otter
     from fovea.policies.ef_vla.otter_parity import TOLERANCE, otter_deviations
 
-    policy = convert_otter(
-        config.ckpt,
+    refuse_overwriting(config.ckpt, config.out)
+    file = read_otter(config.ckpt, config.prefix)
+    policy = convert_otter_file(
+        file,
         config.out,
-        prefix=config.prefix,
         encoder=config.encoder,
         n_obs_steps=config.n_obs_steps,
         action_size=config.action_size,
@@ -111,7 +113,6 @@ def run(config: Config) -> int:
         f"{', poolings see words only' if sizes.pool_true_text else ''}; encoder {sizes.encoder}"
     )
     print(f"Policy: {config.out}")
-    file = read_otter(config.ckpt, config.prefix)
     for note in _assumed(config, file, sizes):
         print(f"Note: {note}")
     samples = file.samples if config.check is None else _samples(config.check)

@@ -32,10 +32,13 @@ def read_weights(path: Path, *, as_stored: bool = False) -> dict[str, Tensor]:
         raise FoveaError(f"expected a state dict of tensors in {path}, got {type(state).__name__}")
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     prefix = "module." if all(key.startswith("module.") for key in tensors) else ""
-    return {
-        key.removeprefix(prefix): value.float() if value.is_floating_point() and not as_stored else value
-        for key, value in tensors.items()
-    }
+    state = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return state if as_stored else in_single_precision(state)
+
+
+def in_single_precision(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict whose floating-point numbers have 32 bits; whole numbers stay what they are."""
+    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
 
 
 def check_weight(key: str, value: Tensor, whose: str) -> None:

@@ -21,7 +21,7 @@ from fovea.nn.positions import rotary_angles, sincos_1d
 from fovea.policies.ef_vla.configuration_ef_vla import ACTION, LIBERO_CAMERAS, STATE, EFVLAConfig
 from fovea.policies.ef_vla.model_ef_vla import EFVLAModel
 from fovea.policies.ef_vla.modeling_ef_vla import EFVLAPolicy
-from fovea.policies.ef_vla.otter_file import MARK, OtterFacts, read_otter
+from fovea.policies.ef_vla.otter_file import MARK, OtterFacts, OtterFile, read_otter
 from fovea.policies.ef_vla.processor_ef_vla import make_ef_vla_pre_post_processors
 
 CLIP_FILE = "clip.safetensors"
@@ -64,7 +64,23 @@ def convert_otter(source: Path, target: Path, *, prefix: str | None = None, **gi
         FoveaError: no such file, not OTTER's weights or not all of them, or a `source` that it would overwrite.
     """
     refuse_overwriting(source, target)
-    file = read_otter(source, prefix)
+    return convert_otter_file(read_otter(source, prefix), target, **given)
+
+
+def convert_otter_file(file: OtterFile, target: Path, **given: Any) -> EFVLAPolicy:
+    """`convert_otter` of a checkpoint that was read already; the caller sees to it that it is not overwritten.
+
+    Args:
+        file: what `read_otter` gave; not changed.
+        target: folder to write.
+        **given: fields of `OtterFacts` that are known; they win over the file's metadata.
+
+    Returns:
+        the policy, in eval mode.
+
+    Raises:
+        FoveaError: not OTTER's weights, or not all of them.
+    """
     facts = file.facts.updated(**given)
     config = otter_config(file.state, facts)
     weights = otter_weights(file.state, config)  # before anything is written

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from fovea.encoders.files import SUFFIXES, check_weight, read_weights
+from fovea.encoders.files import SUFFIXES, check_weight, in_single_precision, read_weights
 from fovea.errors import FoveaError
 
 CLIP = "clip_model."
@@ -123,7 +123,7 @@ def read_otter(path: Path, prefix: str | None = None) -> OtterFile:
     facts = _from_metadata(path)
     if "visual.conv1.weight" in clip:
         facts = facts.updated(patch=clip["visual.conv1.weight"].shape[-1])
-    return OtterFile(state, _single(clip), facts, _single(samples))
+    return OtterFile(state, in_single_precision(clip), facts, in_single_precision(samples))
 
 
 def _one_set(tensors: dict[str, Tensor], prefix: str | None, path: Path) -> dict[str, Tensor]:
@@ -153,10 +153,6 @@ def _one_set(tensors: dict[str, Tensor], prefix: str | None, path: Path) -> dict
             f"if they may be left out, say --prefix {chosen}"
         )
     return mine
-
-
-def _single(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
 
 
 def _is_count(value: Any) -> bool:
